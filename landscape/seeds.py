@@ -1,0 +1,28 @@
+"""Independent random streams: spawned from one seed by name, never added to it.
+
+``seed + i`` makes the streams of neighbouring seeds overlap (seeds 0 and 1 then share all but one probe). A stream is
+named here by a seed and a key, and NumPy's ``SeedSequence`` hashes both, so that stream ``("probe", 3)`` of seed 0 does
+not depend on how many probes are drawn, and shares nothing with any stream of seed 1.
+"""
+
+import zlib
+
+import numpy as np
+import torch
+
+
+def sequence(seed: int, *key: int | str) -> np.random.SeedSequence:
+    """Return the seed sequence named by ``key``; strings enter by their CRC-32, which is stable across machines."""
+    words = tuple(zlib.crc32(part.encode()) if isinstance(part, str) else part for part in key)
+    return np.random.SeedSequence(seed, spawn_key=words)
+
+
+def numpy_generator(seed: int, *key: int | str) -> np.random.Generator:
+    """Return NumPy's generator of the stream named by ``key``."""
+    return np.random.default_rng(sequence(seed, *key))
+
+
+def generator(seed: int, *key: int | str, device: str | torch.device = "cpu") -> torch.Generator:
+    """Return a torch generator of the stream named by ``key`` (draw on the CPU where devices must agree)."""
+    state = int(sequence(seed, *key).generate_state(1, np.uint64)[0]) >> 1
+    return torch.Generator(device=device).manual_seed(state)
