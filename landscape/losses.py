@@ -11,24 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
+from landscape.batches import Batch, target_of
 from landscape.errors import InputError
 
-Batch = Any  # a pair (x, y) of tensors, or a mapping of tensors
 Loss = Callable[[Any, Batch], tuple[Tensor, Tensor]]
-TARGET_NAMES = ("y", "labels", "target", "targets")
-
-
-def target_of(batch: Batch) -> Tensor:
-    """Return the target of a batch: the second of a pair, or the entry of a mapping that is called like one."""
-    if isinstance(batch, (tuple, list)):
-        return batch[1]
-    for name in TARGET_NAMES:
-        if name in batch:
-            return batch[name]
-    raise InputError(f"a batch with keys {sorted(batch)} has no target; name it one of {', '.join(TARGET_NAMES)}")
 
 
 class ExampleLoss:
@@ -81,14 +70,16 @@ class CrossEntropy(ExampleLoss):
     def _labels(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         target = target_of(batch)
         if target.is_floating_point():
-            raise InputError("cross entropy wants integer class labels; the targets are floating-point (use mse or bce?)")
+            raise InputError(
+                "cross entropy wants integer class labels; the targets are floating-point (use mse or bce?)"
+            )
         return _class_last(outputs, target), target
 
     def per_example(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return weighted nll sums and weight sums per example, ``(N,)`` each (tokens of an example are summed)."""
         scores, target = self._labels(outputs, batch)
         weight = None if self.weight is None else self.weight.to(scores)
-        nll = F.cross_entropy(
+        nll = functional.cross_entropy(
             scores.flatten(0, -2),
             target.flatten(),
             weight=weight,
@@ -119,15 +110,19 @@ class MeanSquaredError(ExampleLoss):
     def _target(self, outputs: Tensor, batch: Batch) -> Tensor:
         target = target_of(batch)
         if not target.is_floating_point() and outputs.ndim == target.ndim + 1:
-            target = F.one_hot(target, outputs.shape[-1])
+            target = functional.one_hot(target, outputs.shape[-1])
         if target.shape != outputs.shape:
-            raise InputError(f"outputs of shape {tuple(outputs.shape)} do not fit targets of shape {tuple(target.shape)}")
+            raise InputError(
+                f"outputs of shape {tuple(outputs.shape)} do not fit targets of shape {tuple(target.shape)}"
+            )
         return target.to(outputs.dtype)
 
     def per_example(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return half the squared error summed over the outputs, and ones, ``(N,)`` each."""
         error = outputs - self._target(outputs, batch)
-        return 0.5 * error.square().reshape(error.shape[0], -1).sum(1), torch.ones_like(error.reshape(len(error), -1)[:, 0])
+        return 0.5 * error.square().reshape(error.shape[0], -1).sum(1), torch.ones_like(
+            error.reshape(len(error), -1)[:, 0]
+        )
 
     def hits(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor] | None:
         """Count the one-hot targets whose class has the largest output; None for real-valued targets."""
@@ -145,9 +140,13 @@ class BinaryCrossEntropy(ExampleLoss):
         """Return the sums and the numbers of targets per example, ``(N,)`` each."""
         target = target_of(batch)
         if target.numel() != outputs.numel():
-            raise InputError(f"outputs of shape {tuple(outputs.shape)} do not fit targets of shape {tuple(target.shape)}")
+            raise InputError(
+                f"outputs of shape {tuple(outputs.shape)} do not fit targets of shape {tuple(target.shape)}"
+            )
         logits = outputs.reshape(outputs.shape[0], -1)
-        nll = F.binary_cross_entropy_with_logits(logits, target.reshape(logits.shape).to(logits.dtype), reduction="none")
+        nll = functional.binary_cross_entropy_with_logits(
+            logits, target.reshape(logits.shape).to(logits.dtype), reduction="none"
+        )
         return nll.sum(1), torch.full_like(nll[:, 0], nll.shape[1])
 
     def hits(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -195,7 +194,11 @@ def of(loss: Any) -> Loss:
         return by_name(loss)
     if isinstance(loss, torch.nn.CrossEntropyLoss) and loss.reduction == "mean":
         return CrossEntropy(loss.weight, loss.ignore_index, loss.label_smoothing)
-    if isinstance(loss, torch.nn.BCEWithLogitsLoss) and loss.reduction == "mean" and loss.weight is loss.pos_weight is None:
+    if (
+        isinstance(loss, torch.nn.BCEWithLogitsLoss)
+        and loss.reduction == "mean"
+        and loss.weight is loss.pos_weight is None
+    ):
         return BinaryCrossEntropy()
     if isinstance(loss, torch.nn.modules.loss._Loss):
         if loss.reduction != "mean" or getattr(loss, "weight", None) is not None or hasattr(loss, "ignore_index"):

@@ -7,10 +7,7 @@ subspace leaves the point unmoved and only restricts the coordinates. Nothing he
 
 from __future__ import annotations
 
-import contextlib
-import copy
-import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -20,12 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from landscape import batches as data_batches
 from landscape import losses, masks, parallel
+from landscape.batches import TARGET_NAMES, Batch, batch_length
 from landscape.errors import InputError
-from landscape.losses import TARGET_NAMES, Batch, ExampleLoss, Loss
-
-BATCHNORM = ("running", "batch", "recalibrate")
-_NORMS = nn.modules.batchnorm._BatchNorm
+from landscape.losses import ExampleLoss, Loss
+from landscape.networks import batchnorms, private_copy, second_order_kernels, start_recalibration, use_batch_statistics
 
 
 @dataclass(frozen=True)
@@ -133,7 +130,7 @@ class Problem:
             raise InputError("the model has no parameters")
         dtype, device = settings.dtype or reference.dtype, torch.device(settings.device or reference.device)
         model = model.to(device=device, dtype=dtype).eval()
-        batches = tuple(_as_batches(data, settings.batch_size, dtype, device))
+        batches = tuple(data_batches.as_batches(data, settings.batch_size, dtype, device))
         parameters, constants, index, kept = _coordinates(model, mask, settings)
         problem = cls(
             model=model,
@@ -147,7 +144,7 @@ class Problem:
             num_params_total=sum(p.numel() for p in model.parameters()),
             kept=kept,
             weight_decay=settings.weight_decay,
-            data_sha256=_hash(batches),
+            data_sha256=data_batches.fingerprint(batches),
         )
         return problem._with_batchnorm(settings.batchnorm)._counted()
 
@@ -304,7 +301,12 @@ class Problem:
         outputs = self.outputs(parameters, batch)
         sums, counts = self.loss_function.per_example(outputs, batch)
         hits, targets = self.loss_function.hits(outputs, batch) or (zero, zero)
-        return [sums.double().sum(), counts.double().sum(), hits.double().to(self.device), targets.double().to(self.device)]
+        return [
+            sums.double().sum(),
+            counts.double().sum(),
+            hits.double().to(self.device),
+            targets.double().to(self.device),
+        ]
 
     # ---- construction ------------------------------------------------------------------------------------------
 
@@ -319,115 +321,26 @@ class Problem:
     @torch.no_grad()
     def _with_batchnorm(self, policy: str) -> Problem:
         """Put the BatchNorm policy into force on the private copy."""
-        if policy not in BATCHNORM:
-            raise InputError(f"unknown BatchNorm policy {policy!r}; use one of {', '.join(BATCHNORM)}")
-        norms = {name: m for name, m in self.model.named_modules() if isinstance(m, _NORMS)}
+        norms = batchnorms(self.model, policy)
         if not norms:
             return self
         if policy == "running":
             return replace(self, batchnorm=policy)
-        constants = dict(self.constants)
-        if policy == "recalibrate":
-            constants.update(_recalibrated(self, norms))
-            return replace(self, batchnorm=policy, constants=constants)
-        for name, norm in norms.items():
-            # Without buffers a norm in training mode uses the batch and stores nothing.
-            norm.train()
-            norm.track_running_stats = False
-            for buffer in ("running_mean", "running_var", "num_batches_tracked"):
-                setattr(norm, buffer, None)
-                constants.pop(f"{name}.{buffer}", None)
-        return replace(self, batchnorm=policy, constants=constants)
-
-
-@contextlib.contextmanager
-def second_order_kernels(model: nn.Module) -> Iterator[None]:
-    """Switch off, for this scope, the fused kernels that have no second derivatives.
-
-    Flash and memory-efficient attention and the fused encoder layer have no double backward; the recurrent kernels of
-    cuDNN and oneDNN have none either, but those libraries are kept for convolutions where there is no recurrence.
-    """
-    recurrent = any(isinstance(m, nn.RNNBase) for m in model.modules())
-    fastpath = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH))
-            if recurrent:
-                stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
-                stack.enter_context(torch.backends.cudnn.flags(enabled=False))
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fastpath)
-
-
-def private_copy(model: nn.Module) -> tuple[nn.Module, dict[str, Tensor]]:
-    """Copy a model and make the reparametrisation of ``torch.nn.utils.prune`` permanent in the copy.
-
-    Returns
-    -------
-    The copy, and the masks of the modules that were pruned so (parameter name -> 0/1 tensor).
-    """
-    memo: dict[int, Any] = {}
-    for module in model.modules():
-        for value in vars(module).values():
-            # Pruned modules keep weight = weight_orig * weight_mask as a plain tensor with a history, which deepcopy refuses.
-            if isinstance(value, Tensor) and not value.is_leaf:
-                memo[id(value)] = value.detach().clone()
-    twin = copy.deepcopy(model, memo)
-    pruned = {}
-    for path, module in twin.named_modules():
-        for name in [key.removesuffix("_orig") for key in module._parameters if key.endswith("_orig")]:
-            if f"{name}_mask" in module._buffers:
-                pruned[f"{path}.{name}".lstrip(".")] = module._buffers[f"{name}_mask"].detach().clone()
-                torch.nn.utils.prune.remove(module, name)
-    return twin, pruned
-
-
-def batch_length(batch: Batch) -> int:
-    """Return the number of examples of a batch."""
-    first = next(iter(batch.values())) if isinstance(batch, Mapping) else batch[0]
-    return int(first.shape[0])
-
-
-def _tensors(batch: Batch) -> list[Tensor]:
-    return [t for t in (batch.values() if isinstance(batch, Mapping) else batch) if isinstance(t, Tensor)]
-
-
-def _is_pair(data: Any) -> bool:
-    return isinstance(data, (tuple, list)) and len(data) == 2 and all(isinstance(part, Tensor) for part in data)
-
-
-def _as_batches(data: Any, size: int, dtype: torch.dtype, device: torch.device) -> Iterator[Batch]:
-    """Yield the batches of a tensor pair or of an iterable, on the device, floating-point tensors in ``dtype``."""
-    if _is_pair(data):
-        x, y = data
-        if len(x) != len(y):
-            raise InputError(f"{len(x)} inputs but {len(y)} targets")
-        data = zip(x.split(size), y.split(size), strict=True)
-    elif not isinstance(data, Iterable):
-        raise InputError(f"data must be a pair of tensors or an iterable of batches, not {type(data).__name__}")
-
-    def place(value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            return value
-        return value.to(device=device, dtype=dtype if value.is_floating_point() else None)
-
-    empty = True
-    for batch in data:
-        if not isinstance(batch, (tuple, list, Mapping)) or not _tensors(batch):
-            raise InputError("each batch must be a pair (x, y) or a mapping of tensors")
-        placed: Batch = (
-            {k: place(v) for k, v in batch.items()} if isinstance(batch, Mapping) else tuple(place(v) for v in batch)
+        statistics = [f"{name}.{b}" for name in norms for b in ("running_mean", "running_var", "num_batches_tracked")]
+        rest = replace(
+            self, batchnorm=policy, constants={n: t for n, t in self.constants.items() if n not in statistics}
         )
-        if batch_length(placed) == 0:
-            continue
-        if not all(bool(torch.isfinite(t).all()) for t in _tensors(placed) if t.is_floating_point()):
-            raise InputError("the data hold NaN or infinite values")
-        empty = False
-        yield placed
-    if empty:
-        raise InputError("the data are empty")
+        if policy == "batch":
+            use_batch_statistics(norms)
+            return rest
+        start_recalibration(norms)
+        for batch in self.batches:
+            rest.raw_outputs(self.parameters, batch)
+        self.model.eval()
+        measured = {
+            name: parallel.mean_ranks(b.clone()) for name, b in self.model.named_buffers() if name in statistics
+        }
+        return replace(rest, constants={**rest.constants, **measured})
 
 
 def _coordinates(
@@ -462,28 +375,3 @@ def _coordinates(
     kept_fraction = masks.kept(keep, shapes)
     device = next(iter(parameters.values())).device
     return parameters, constants, None if index is None else index.to(device), kept_fraction
-
-
-def _recalibrated(problem: Problem, norms: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """Return BatchNorm buffers averaged over the batches of the data, all layers in one pass, as training sees them."""
-    for norm in norms.values():
-        norm.train()
-        norm.reset_running_stats()  # type: ignore[operator]
-        norm.momentum = None  # type: ignore[assignment]
-    buffers = {f"{name}.{b}": getattr(norm, b) for name, norm in norms.items() for b in ("running_mean", "running_var")}
-    rest = {name: value for name, value in problem.constants.items() if name not in buffers}
-    for batch in problem.batches:
-        replace(problem, constants=rest).raw_outputs(problem.parameters, batch)
-    problem.model.eval()
-    return {name: parallel.mean_ranks(value.clone()) for name, value in buffers.items()}
-
-
-def _hash(batches: Sequence[Batch]) -> str:
-    """Return the SHA-256 of the examples in order, whatever the batching."""
-    streams: dict[str, Any] = {}
-    for batch in batches:
-        items = batch.items() if isinstance(batch, Mapping) else ((str(i), t) for i, t in enumerate(batch))
-        for name, value in items:
-            digest = streams.setdefault(name, hashlib.sha256())
-            digest.update(value.detach().cpu().contiguous().numpy().tobytes() if isinstance(value, Tensor) else repr(value).encode())
-    return hashlib.sha256("".join(f"{n}:{h.hexdigest()}" for n, h in sorted(streams.items())).encode()).hexdigest()
