@@ -1,0 +1,179 @@
+"""The words of the results: every variable of every quantity with its dims, dtype, units and long name.
+
+A result is an :class:`xarray.Dataset`. Its data variables must be in the table of its quantity (``SCHEMAS``) and its
+coordinates in ``COORDINATES``; a quantity that was not measured is absent, not NaN. Curvature is that of the *mean*
+loss, in nat / parameter^2. Uncertainty is a variable of its own: ``<name>_se``, ``<name>_lo``, ``<name>_hi``.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import xarray as xr
+
+CURVATURE = "nat / parameter^2"
+
+
+class Variable(NamedTuple):
+    """What one variable means.
+
+    Parameters
+    ----------
+    dims
+        Names of its dimensions, in order.
+    dtype
+        ``float64``, ``int64``, ``bool`` or ``str``.
+    units
+        Its unit; ``1`` for a pure number.
+    long_name
+        Its name in words, as an axis label would have it.
+    """
+
+    dims: tuple[str, ...]
+    dtype: str
+    units: str
+    long_name: str
+
+
+def number(units: str, long_name: str, *dims: str) -> Variable:
+    """Return a real variable over ``dims``."""
+    return Variable(dims, "float64", units, long_name)
+
+
+def count(long_name: str, *dims: str) -> Variable:
+    """Return an integer variable over ``dims``."""
+    return Variable(dims, "int64", "1", long_name)
+
+
+def flag(long_name: str, *dims: str) -> Variable:
+    """Return a true-or-false variable over ``dims``."""
+    return Variable(dims, "bool", "1", long_name)
+
+
+def label(long_name: str, *dims: str) -> Variable:
+    """Return a text variable over ``dims``."""
+    return Variable(dims, "str", "1", long_name)
+
+
+def estimate(name: str, units: str, long_name: str, *dims: str) -> dict[str, Variable]:
+    """Return ``name`` together with its standard error ``name_se``."""
+    return {
+        name: number(units, long_name, *dims),
+        f"{name}_se": number(units, f"standard error of the {long_name}", *dims),
+    }
+
+
+COORDINATES: dict[str, Variable] = {
+    "eigen": count("label of the eigenvalue: 1, 2, ... from the top, -1, -2, ... from the bottom", "eigen"),
+    "probe": count("random starting vector", "probe"),
+    "node": count("quadrature node", "node"),
+    "parameter": count("position among the active coordinates", "parameter"),
+    "layer": label("layer or parameter group", "layer"),
+    "c": number("parameter^2 / nat", "scale c of log det(1 + c H)", "c"),
+    "alpha": number(CURVATURE, "shift alpha of the effective dimension tr H / (H + alpha)", "alpha"),
+    "method": label("how the point was trained"),
+    "level": count("pruning level"),
+    "replicate": count("training repeat"),
+    "point": label("where on a level: minimum, projected, restricted or rewind"),
+    "epoch": count("training epoch"),
+    "step": count("training step"),
+}
+
+MODEL: dict[str, Variable] = {
+    "loss": number("nat", "mean loss over the examples"),
+    "accuracy": number("1", "fraction of examples classified correctly"),
+    "gradient_norm": number("nat / parameter", "norm of the gradient of the mean loss"),
+    "num_params": count("active (unpruned, selected) parameters"),
+    "num_params_total": count("parameters of the whole network"),
+    "kept": number("1", "fraction of weights kept by the mask"),
+    "num_examples": count("examples in the mean loss"),
+    "num_products": count("products of the curvature with one vector"),
+}
+
+SPECTRUM: dict[str, Variable] = {
+    **MODEL,
+    **estimate("eigenvalue", CURVATURE, "eigenvalue", "eigen"),
+    "eigenvalue_se_valid": flag("whether the neighbouring gaps exceed 4 gap_se, so that eigenvalue_se holds", "eigen"),
+    "eigenvalue_cross_fitted": number(CURVATURE, "Rayleigh quotient on data that did not choose the vector", "eigen"),
+    "residual": number(CURVATURE, "norm of H v - lambda v from a fresh product", "eigen"),
+    "converged": flag("whether the residual is within the tolerance", "eigen"),
+    **estimate("gap", CURVATURE, "gap to the next smaller eigenvalue", "eigen"),
+    "relative_gap": number("1", "gap over the eigenvalue above it", "eigen"),
+    "gap_resolved": flag("whether the gap exceeds the sum of its two residuals", "eigen"),
+    "eigenvector": number("1", "eigenvector on the active coordinates", "eigen", "parameter"),
+    "ritz_value": number(CURVATURE, "quadrature node", "probe", "node"),
+    "ritz_weight": number("1", "quadrature weight (sums to 1 over a probe)", "probe", "node"),
+    **estimate("trace", CURVATURE, "trace"),
+    **estimate("frobenius_norm", CURVATURE, "Frobenius norm"),
+    **estimate("participation_ratio", "1", "participation ratio (tr H)^2 / tr H^2"),
+    **estimate("log_det", "nat", "log det(1 + c H)", "c"),
+    **estimate("effective_dimension", "1", "effective dimension tr H / (H + alpha)", "alpha"),
+    **estimate("zero_fraction", "1", "fraction of eigenvalues that are zero"),
+    "outlier_count": count("eigenvalues above the edge of the bulk"),
+    "outlier_p_value": number("1", "p-value of the outliers under a continuous bulk"),
+    "rank_bound": count("upper bound on the rank of the generalised Gauss-Newton part"),
+    "layer_num_params": count("active parameters of the layer", "layer"),
+    "layer_kept": number("1", "fraction of the layer's weights kept by the mask", "layer"),
+    "layer_eigenvalue": number(CURVATURE, "largest eigenvalue of the layer's diagonal block", "layer"),
+    "layer_residual": number(CURVATURE, "norm of H v - lambda v within the layer's block", "layer"),
+    "layer_converged": flag("whether the layer's residual is within the tolerance", "layer"),
+    **estimate("layer_trace", CURVATURE, "trace of the layer's diagonal block", "layer"),
+    **estimate("layer_frobenius_norm", CURVATURE, "Frobenius norm of the layer's diagonal block", "layer"),
+    "layer_num_products": count("products with the layer's block", "layer"),
+}
+
+SCHEMAS: dict[str, dict[str, Variable]] = {"spectrum": SPECTRUM}
+
+
+def table(schema: str) -> dict[str, Variable]:
+    """Return the variables of a quantity by its name.
+
+    Raises
+    ------
+    ValueError
+        If there is no such quantity.
+    """
+    if schema not in SCHEMAS:
+        raise ValueError(f"there is no quantity {schema!r}; there are {', '.join(sorted(SCHEMAS))}")
+    return SCHEMAS[schema]
+
+
+def check(dataset: xr.Dataset, schema: str) -> None:
+    """Compare a Dataset with the table of its quantity.
+
+    Raises
+    ------
+    ValueError
+        On a variable or coordinate that the table does not know, and on wrong dims or a wrong dtype. This is a mistake
+        of the program, not of its user.
+    """
+    known = table(schema)
+    for kind, expected, arrays in (
+        ("variable", known, dataset.data_vars),
+        ("coordinate", COORDINATES, dataset.coords),
+    ):
+        for name, array in arrays.items():
+            if name not in expected:
+                raise ValueError(f"{schema} has no {kind} {name!r}; declare it in landscape.schemas")
+            _check_array(f"{kind} {name!r} of {schema}", array, expected[str(name)], scalar=kind == "coordinate")
+
+
+def _check_array(what: str, array: xr.DataArray, variable: Variable, scalar: bool) -> None:
+    """Compare one array with its declaration; a coordinate may also be a scalar label of the whole result."""
+    if array.dims != variable.dims and not (scalar and array.ndim == 0):
+        raise ValueError(f"{what} has dims {array.dims}, not {variable.dims}")
+    if _dtype_name(array.dtype) != variable.dtype:
+        raise ValueError(f"{what} has dtype {array.dtype}, not {variable.dtype}")
+
+
+def _dtype_name(dtype: np.dtype) -> str:
+    """Return the declared name of a dtype; text comes as fixed-width, variable-width or object arrays."""
+    return "str" if dtype.kind in "UTO" else dtype.name
+
+
+def describe(dataset: xr.Dataset, schema: str) -> xr.Dataset:
+    """Return the Dataset with ``units`` and ``long_name`` attached to every variable and coordinate."""
+    described = dataset.copy()
+    for name, variable in {**COORDINATES, **table(schema)}.items():
+        if name in described.variables:
+            described[name].attrs.update(units=variable.units, long_name=variable.long_name)
+    return described
