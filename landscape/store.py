@@ -1,0 +1,245 @@
+"""Results on disk: whole or absent, named by what produced them, readable by plain ``xarray.open_dataset``.
+
+A result is one netCDF-4 file. It is written under a temporary name in the same directory and renamed, so that a reader
+never sees half of it. Its attribute ``fingerprint`` says what was asked; a result that was asked for before is not
+computed again, and one that differs is not overwritten unless told so.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+import os
+import platform
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import h5netcdf
+import numpy as np
+import xarray as xr
+
+import landscape
+from landscape import schemas
+from landscape.errors import InputError
+
+ENGINE = "h5netcdf"
+LIBRARIES = ("numpy", "scipy", "xarray", "h5netcdf", "h5py", "torch", "pyhessian")
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary path beside ``path`` (same suffix) to write to, and rename it to ``path`` once that succeeded.
+
+    Missing directories are made. The file is flushed to the disk before it is renamed; if anything fails, it is removed
+    and ``path`` is as it was.
+
+    Raises
+    ------
+    InputError
+        If the directory cannot be written or the disk is full.
+    """
+    target = Path(path)
+    temporary = target.with_name(f".{secrets.token_hex(4)}-{target.name}")
+    try:
+        _make_directory(target.parent)
+        yield temporary
+        _flush(temporary)
+        temporary.replace(target)
+        _flush(target.parent)
+    except OSError as error:
+        raise InputError(f"cannot write {target}: {error.strerror or _first_line(error)}") from error
+    except RuntimeError as error:
+        if "PytorchStreamWriter" not in str(error):  # how torch.save reports a disk that is full
+            raise
+        raise InputError(f"cannot write {target}: {_first_line(error)}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _make_directory(path: Path) -> None:
+    path.mkdir(parents=True, exist_ok=True)
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise PermissionError(13, "the directory is not writable")
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file or a directory entry has reached the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def write(dataset: xr.Dataset, path: str | os.PathLike[str], schema: str, force: bool = False) -> Path:
+    """Write a result as netCDF-4, complete or not at all.
+
+    Units, long names and the provenance are added; numbers are stored as they are, bit by bit.
+
+    Parameters
+    ----------
+    dataset
+        Variables of the table ``schema``, float64. Its attributes must hold ``fingerprint`` and ``options`` (one JSON
+        text); attributes that are ``None`` are left out.
+    force
+        Whether a result of another fingerprint at ``path`` is replaced.
+
+    Raises
+    ------
+    ValueError
+        If the Dataset does not follow its schema.
+    InputError
+        If the path cannot be written, or holds something else and ``force`` is not set.
+    """
+    schemas.check(dataset, schema)
+    missing = {"fingerprint", "options"} - dataset.attrs.keys()
+    if missing:
+        raise ValueError(f"a result must say its {' and '.join(sorted(missing))} in its attributes")
+    find_existing(path, dataset.attrs["fingerprint"], force)
+    result = schemas.describe(dataset, schema)
+    attrs = {**provenance(), "quantity": schema, **dataset.attrs}
+    result.attrs = {name: value for name, value in attrs.items() if value is not None}
+    encoding: dict[Any, dict[str, Any]] = {name: {"_FillValue": None} for name in result.variables}
+    with atomic_path(path) as temporary:
+        result.to_netcdf(temporary, engine=ENGINE, encoding=encoding)
+    return Path(path)
+
+
+def open_result(path: str | os.PathLike[str]) -> xr.Dataset:
+    """Read one result completely into memory.
+
+    Raises
+    ------
+    InputError
+        If there is no file, or it is truncated or not a result of this project.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise InputError(f"there is no result at {file}")
+    try:
+        with xr.open_dataset(file, engine=ENGINE) as opened:
+            dataset = opened.load()
+    except (OSError, ValueError, KeyError, RuntimeError, h5netcdf.CompatibilityError) as error:
+        raise InputError(f"{file} is truncated or not a netCDF-4 file ({_first_line(error)})") from error
+    if dataset.attrs.get("quantity") not in schemas.SCHEMAS or "fingerprint" not in dataset.attrs:
+        raise InputError(f"{file} is a netCDF file, but not a result of landscape")
+    return dataset
+
+
+def find_existing(path: str | os.PathLike[str], fingerprint: str, force: bool = False) -> xr.Dataset | None:
+    """Return the result that was already asked for.
+
+    Returns
+    -------
+    The Dataset at ``path`` if it has this fingerprint; ``None`` if there is no file or ``force`` is set.
+
+    Raises
+    ------
+    InputError
+        If another result, or a file that is none, stands at ``path``.
+    """
+    if force or not Path(path).exists():
+        return None
+    try:
+        existing = open_result(path)
+    except InputError as error:
+        raise InputError(f"{error}; choose another --out, or --force to replace it") from error
+    if existing.attrs["fingerprint"] != fingerprint:
+        raise InputError(f"{path} holds a result of other options; choose another --out, or --force to replace it")
+    return existing
+
+
+def as_json(value: Any) -> str:
+    """Return the canonical JSON text of options: sorted keys, no spaces, one form for every value.
+
+    Dataclasses become objects, tuples lists, paths and dtypes text; a float that is a whole number is written as an
+    integer (``1.0`` and ``1`` are the same option), and infinities and NaN as text.
+    """
+    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    """Reduce a value to what JSON knows."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return str(value)
+        return int(value) if value.is_integer() else value
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    return str(value)
+
+
+def fingerprint(mapping: Mapping[str, Any]) -> str:
+    """Return the name of what was asked: the first 20 hexadecimal digits of the SHA-256 of its canonical JSON.
+
+    Everything that can change a number belongs into ``mapping``, options at their default value included: a default
+    that changes in a later version must not find the old result. Paths of outputs, verbosity and time do not belong.
+    """
+    return hashlib.sha256(as_json(mapping).encode()).hexdigest()[:20]
+
+
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal digits.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+
+
+def provenance() -> dict[str, str]:
+    """Return the attributes that say which code produced a result.
+
+    ``landscape_version``; ``git_commit``, with ``-dirty`` appended where the tree had changes, or ``unknown`` outside a
+    checkout; ``versions``, one JSON text with the versions of Python and of the libraries in use.
+    """
+    versions = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        if name in sys.modules:
+            with contextlib.suppress(PackageNotFoundError):
+                versions[name] = version(name)
+    return {
+        "landscape_version": landscape.__version__,
+        "git_commit": git_commit(),
+        "versions": as_json(versions),
+    }
+
+
+@functools.cache
+def git_commit() -> str:
+    """Return the commit of the checkout that this package is imported from, or ``unknown``."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return "unknown"
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return done.stdout.strip()
