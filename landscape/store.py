@@ -19,7 +19,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import h5netcdf
 import numpy as np
@@ -29,7 +29,7 @@ import landscape
 from landscape import schemas
 from landscape.errors import InputError
 
-ENGINE = "h5netcdf"
+ENGINE: Final = "h5netcdf"
 LIBRARIES = ("numpy", "scipy", "xarray", "h5netcdf", "h5py", "torch", "pyhessian")
 
 

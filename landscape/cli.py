@@ -1,0 +1,370 @@
+"""The command line: options from dataclass fields, the flags that every command shares, errors as exit codes.
+
+A command is described by frozen dataclasses. A field becomes a flag if it was made with :func:`option` (or carries
+``metadata={"help": ...}``, which needs no import of this module); a field that is itself such a dataclass becomes a
+group of flags. Defaults, help, fingerprint and provenance thus come from the same fields.
+
+Exit codes: 0 done; 2 bad input, option or unwritable output; 3 written, but something asked for did not converge;
+4 out of memory; 130 interrupted; 1 a bug, with its traceback. The table and, last, one path a line go to stdout,
+everything else to stderr.
+"""
+
+import argparse
+import dataclasses
+import os
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NoReturn, TypeVar, Union
+
+from tqdm import tqdm
+
+from landscape.errors import InputError, MemoryLimitError
+
+Options = TypeVar("Options")
+Item = TypeVar("Item")
+
+DONE, BAD_INPUT, NOT_CONVERGED, OUT_OF_MEMORY, INTERRUPTED = 0, 2, 3, 4, 130
+
+
+def option(default: Any = dataclasses.MISSING, *, help: str, **metadata: Any) -> Any:
+    """Return a dataclass field that is a flag of the command line.
+
+    Parameters
+    ----------
+    default
+        Its default; without one the flag is required.
+    help
+        What it does; the default is appended.
+    metadata
+        ``flag``: the flag, by default ``--`` and the field's name with hyphens; a name without ``--`` is a positional
+        argument. ``choices``: the values allowed. ``metavar``: the placeholder in the help. ``parse``: turns the text
+        of the flag into the value (otherwise the annotated type does); raises :class:`InputError`.
+    """
+    unknown = metadata.keys() - {"flag", "choices", "metavar", "parse"}
+    if unknown:
+        raise TypeError(f"option() does not know {', '.join(sorted(unknown))}")
+    return dataclasses.field(default=default, metadata={"help": help, **metadata})
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions:
+    """How to run, and where the outcome goes."""
+
+    threads: int | None = option(None, help="CPU threads (default: as torch decides)", metavar="N")
+    memory: float | None = option(None, help="most memory to use, beyond the import of torch", metavar="GIB")
+    allow_tf32: bool = option(False, help="allow TF32 matrix products on CUDA (10 bits of mantissa)")
+    out: Path | None = option(None, help="result file (default: beside the input)", metavar="FILE")
+    figure: Path | None = option(None, help="figure file (default: beside the result)", metavar="FILE")
+    resume: bool = option(False, help="continue an interrupted run from its saved state")
+    force: bool = option(False, help="replace a different result at the same path")
+    quiet: bool = option(False, help="print nothing but the paths of what was written")
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, ``error: ...``, with exit code 2.
+
+    Parameters
+    ----------
+    module
+        The module that is run, for example ``spectrum``.
+    description
+        What the command does.
+    example
+        A complete command line, shown below the help.
+    """
+
+    def __init__(self, module: str, description: str, example: str) -> None:
+        super().__init__(
+            prog=f"python -m landscape.{module}",
+            description=description,
+            epilog=f"example:\n  {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Print one line and leave."""
+        self.exit(BAD_INPUT, f"error: {message} (see {self.prog} --help)\n")
+
+
+def add_options(parser: argparse.ArgumentParser, cls: type) -> None:
+    """Add the flags of a dataclass and of the dataclasses nested in it, each a titled group.
+
+    A flag that is not given is absent from the namespace, so that :func:`given` can tell it from its default.
+    """
+    group = parser.add_argument_group(_title(cls))
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        kind = hints[field.name]
+        if dataclasses.is_dataclass(kind):
+            add_options(parser, typing.cast(type, kind))
+        elif "help" in field.metadata:
+            _add_flag(group, field, kind)
+
+
+def _title(cls: type) -> str:
+    return (cls.__doc__ or cls.__name__).splitlines()[0].rstrip(".")
+
+
+def _add_flag(group: Any, field: dataclasses.Field[Any], kind: Any) -> None:
+    """Add one flag to an argument group."""
+    flag = field.metadata.get("flag", "--" + field.name.replace("_", "-"))
+    settings = {"help": _help(field), "default": argparse.SUPPRESS, **_value_settings(field, kind)}
+    if flag.startswith("--"):
+        settings["required"] = _default(field) is dataclasses.MISSING
+        settings["dest"] = field.name
+        group.add_argument(flag, **settings)
+    else:
+        group.add_argument(field.name, **{"metavar": flag, **settings})
+
+
+def _value_settings(field: dataclasses.Field[Any], kind: Any) -> dict[str, Any]:
+    """Return how argparse turns the text of a flag into a value."""
+    metadata = field.metadata
+    if kind is bool:
+        return {"action": argparse.BooleanOptionalAction if field.default is True else "store_true"}
+    settings: dict[str, Any] = {"metavar": metadata["metavar"]} if "metavar" in metadata else {}
+    if "parse" in metadata:
+        return {**settings, "type": _checked(metadata["parse"])}
+    origin, arguments = typing.get_origin(kind), [a for a in typing.get_args(kind) if a is not types.NoneType]
+    if origin in (Union, types.UnionType):
+        if len(arguments) != 1:
+            raise TypeError(f"the field {field.name} has several types; give it a parse= function")
+        return _value_settings(field, arguments[0])
+    if origin is Literal:
+        return {**settings, "choices": metadata.get("choices", arguments)}
+    if origin is tuple:
+        settings |= {"nargs": "+", "action": "extend"}
+        kind = arguments[0]
+    if "choices" in metadata:
+        settings["choices"] = metadata["choices"]
+    return {**settings, "type": kind}
+
+
+def _checked(parse: Callable[[str], Item]) -> Callable[[str], Item]:
+    """Let the message of an InputError reach the user through argparse."""
+
+    def checked(text: str) -> Item:
+        try:
+            return parse(text)
+        except InputError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return checked
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
+
+
+def _help(field: dataclasses.Field[Any]) -> str:
+    """Return the help text with the default, unless the text states it or there is nothing to state."""
+    text, default = field.metadata["help"].replace("%", "%%"), _default(field)
+    if default is dataclasses.MISSING or default in (None, False, ()) or "default" in text:
+        return str(text)
+    shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
+    return f"{text} (default: {shown})"
+
+
+def from_namespace(cls: type[Options], namespace: argparse.Namespace) -> Options:
+    """Return the dataclass with the values that were given, and its defaults elsewhere."""
+    hints = typing.get_type_hints(cls)
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(typing.cast(Any, cls)):
+        kind = hints[field.name]
+        if dataclasses.is_dataclass(kind):
+            values[field.name] = from_namespace(typing.cast(type, kind), namespace)
+        elif "help" in field.metadata and hasattr(namespace, field.name):
+            value = getattr(namespace, field.name)
+            values[field.name] = tuple(value) if isinstance(value, list) else value
+    return cls(**values)
+
+
+def given(namespace: argparse.Namespace) -> frozenset[str]:
+    """Return the names of the options that stand on the command line (an engine refuses what it cannot honour)."""
+    return frozenset(vars(namespace))
+
+
+def parse_arguments(parser: Parser, cls: type[Options], argv: Sequence[str]) -> tuple[Options, frozenset[str]]:
+    """Add the options of ``cls`` to the parser, parse ``argv``, and return the options and the names given."""
+    add_options(parser, cls)
+    namespace = parser.parse_args(argv)
+    return from_namespace(cls, namespace), given(namespace)
+
+
+def parse_number_list(text: str) -> tuple[float, ...]:
+    """Return the numbers of a comma-separated list, in which ``a,b,...,z`` goes on geometrically from a and b to z.
+
+    Raises
+    ------
+    InputError
+        If an entry is no number, or the continuation does not meet z.
+
+    Examples
+    --------
+    >>> parse_number_list("8,16,...,64")
+    (8.0, 16.0, 32.0, 64.0)
+    """
+    parts = [part.strip() for part in text.split(",")]
+    numbers: list[float] = []
+    for position, part in enumerate(parts):
+        if part == "...":
+            numbers += _continuation(numbers, parts[position + 1 :], text)
+        else:
+            numbers.append(_number(part, text))
+    return tuple(numbers)
+
+
+def parse_integer_list(text: str) -> tuple[int, ...]:
+    """Return the whole numbers of a list as :func:`parse_number_list` reads it."""
+    numbers = parse_number_list(text)
+    if any(number != int(number) for number in numbers):
+        raise InputError(f"{text!r} has entries that are not whole numbers")
+    return tuple(int(number) for number in numbers)
+
+
+def _number(part: str, text: str) -> float:
+    try:
+        number = float(part)
+    except ValueError:
+        raise InputError(f"{text!r} is no list of numbers: {part!r} is none; write for example 8,16,...,512") from None
+    if abs(number) == float("inf") or number != number:
+        raise InputError(f"{text!r} has an entry that is not finite")
+    return number
+
+
+def _continuation(before: list[float], after: list[str], text: str) -> list[float]:
+    """Return the numbers that ``...`` stands for, the one after it excluded."""
+    if len(before) < 2 or not after or before[-2] <= 0 or before[-1] <= 0 or before[-1] == before[-2]:
+        raise InputError(f"{text!r}: ... needs two different positive numbers before it and one after it")
+    ratio, last, end = before[-1] / before[-2], before[-1], _number(after[0], text)
+    numbers: list[float] = []
+    while (last * ratio - end) * (1 if ratio > 1 else -1) < -1e-9 * abs(end):
+        last *= ratio
+        numbers.append(last)
+    if abs(last * ratio - end) > 1e-9 * abs(end):
+        raise InputError(f"{text!r}: going on with the ratio {ratio:g} does not meet {after[0]}")
+    return numbers
+
+
+def apply_threads(threads: int | None) -> int:
+    """Set the CPU threads of torch and of the processes started from here, and return their number.
+
+    Sums are split over threads, so that the last bits of a result depend on it; it belongs into the fingerprint.
+    """
+    import torch
+
+    if threads is not None:
+        if threads < 1:
+            raise InputError(f"--threads must be at least 1, not {threads}")
+        torch.set_num_threads(threads)
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+    return torch.get_num_threads()
+
+
+def speaks(quiet: bool = False) -> bool:
+    """Return whether this process talks to the user: not when quiet, and of several ranks only the first."""
+    return not quiet and os.environ.get("RANK", "0") == "0"
+
+
+def progress(
+    work: Iterable[Item] | int, description: str, quiet: bool = False, done: int = 0, unit: str = "it"
+) -> "tqdm[Item]":
+    """Return a progress bar on stderr over an iterable, or, given a total, one to ``update`` by hand.
+
+    Parameters
+    ----------
+    done
+        How much of it an earlier run has done.
+    """
+    settings: dict[str, Any] = {"iterable": None, "total": work} if isinstance(work, int) else {"iterable": work}
+    seconds = 0.2 if sys.stderr.isatty() else 30.0  # a log file wants few lines
+    return tqdm(
+        **settings,
+        desc=description,
+        initial=done,
+        unit=unit,
+        disable=not speaks(quiet),
+        file=sys.stderr,
+        mininterval=seconds,
+        dynamic_ncols=True,
+    )
+
+
+def log(text: str, quiet: bool = False) -> None:
+    """Print a message on stderr, above any progress bar."""
+    if speaks(quiet):
+        tqdm.write(text, file=sys.stderr)
+
+
+def show(text: str, quiet: bool = False) -> None:
+    """Print a part of the outcome on stdout; a reader that has gone away does not stop the measurement."""
+    if not speaks(quiet):
+        return
+    try:
+        tqdm.write(text, file=sys.stdout)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _drop_stdout()
+
+
+def show_paths(*paths: str | os.PathLike[str] | None) -> None:
+    """Print the paths of what was written, one a line; this is the last thing that a command does."""
+    for path in paths:
+        if path is not None:
+            show(os.fspath(path))
+
+
+def _drop_stdout() -> None:
+    """Send what is printed from now on nowhere, so that the flush at exit cannot fail."""
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
+def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
+    """Run the ``main`` of a module on the arguments of this process and leave with its exit code."""
+    code = exit_code(main, sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _drop_stdout()
+    sys.exit(code)
+
+
+def exit_code(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> int:
+    """Call ``main(argv)`` and return its exit code; an error of the user becomes one line on stderr.
+
+    Other exceptions are bugs and go through.
+    """
+    try:
+        return main(argv) or DONE
+    except InputError as error:
+        return _fail(str(error), BAD_INPUT)
+    except MemoryLimitError as error:
+        return _fail(str(error), OUT_OF_MEMORY)
+    except KeyboardInterrupt:
+        return _fail("interrupted; what was saved is kept, --resume goes on from it", INTERRUPTED)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        return _fail(f"out of memory: {error}; lower --memory or --batch-size", OUT_OF_MEMORY)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Tell memory errors: torch has its own for devices and a plain RuntimeError for the host."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "not enough memory" in str(error)
+    )
+
+
+def _fail(message: str, code: int) -> int:
+    """Print the message as one line and return the code."""
+    print("error:", " ".join(message.split()), file=sys.stderr)
+    return code
