@@ -216,6 +216,18 @@ class Problem:
             raise InputError(f"a point of shape {tuple(theta.shape)} does not fit {self.num_params} active parameters")
         return replace(self, parameters=self.parameters_at(theta))
 
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> Problem:
+        """Return the same problem with other values for parameters of any kind, inactive ones included.
+
+        Under ``recalibrate`` the BatchNorm statistics are measured anew at the new values.
+        """
+        point = replace(
+            self,
+            parameters={name: tensors.get(name, p) for name, p in self.parameters.items()},
+            constants={name: tensors.get(name, p) for name, p in self.constants.items()},
+        )
+        return point._with_batchnorm("recalibrate") if self.batchnorm == "recalibrate" else point
+
     def names(self) -> list[tuple[str, int]]:
         """Return (parameter name, number of its active coordinates) in the order of ``theta``."""
         if self.index is None:
