@@ -94,9 +94,14 @@ class CrossEntropy(ExampleLoss):
         return nll.reshape(target.shape[0], -1).sum(1), counts.reshape(target.shape[0], -1).sum(1)
 
     def hits(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Count the labels that have the highest score."""
+        """Count the labels that have the highest score, after checking that each names a class."""
         scores, target = self._labels(outputs, batch)
         valid = target != self.ignore_index
+        named = target[valid]
+        if named.numel() and (int(named.min()) < 0 or int(named.max()) >= scores.shape[-1]):
+            raise InputError(
+                f"labels run from {int(named.min())} to {int(named.max())}, but the model has {scores.shape[-1]} classes"
+            )
         return ((scores.argmax(-1) == target) & valid).sum(), valid.sum()
 
 

@@ -146,7 +146,7 @@ class Problem:
             weight_decay=settings.weight_decay,
             data_sha256=data_batches.fingerprint(batches),
         )
-        return problem._with_batchnorm(settings.batchnorm)._counted()
+        return problem._with_batchnorm(settings.batchnorm, batches)._counted()
 
     @classmethod
     def from_function(cls, function: Callable[[Tensor], Tensor], theta: Tensor) -> Problem:
@@ -311,8 +311,8 @@ class Problem:
             total, count = self.batch_loss(parameters, batch)
             return [total.double(), count.double(), zero, zero]
         outputs = self.outputs(parameters, batch)
-        sums, counts = self.loss_function.per_example(outputs, batch)
         hits, targets = self.loss_function.hits(outputs, batch) or (zero, zero)
+        sums, counts = self.loss_function.per_example(outputs, batch)
         return [
             sums.double().sum(),
             counts.double().sum(),
@@ -331,8 +331,8 @@ class Problem:
         return replace(self, count=count)
 
     @torch.no_grad()
-    def _with_batchnorm(self, policy: str) -> Problem:
-        """Put the BatchNorm policy into force on the private copy."""
+    def _with_batchnorm(self, policy: str, batches: tuple[Batch, ...]) -> Problem:
+        """Put the BatchNorm policy into force on the private copy; every rank recalibrates on all ``batches``."""
         norms = batchnorms(self.model, policy)
         if not norms:
             return self
@@ -346,11 +346,11 @@ class Problem:
             use_batch_statistics(norms)
             return rest
         start_recalibration(norms)
-        for batch in self.batches:
+        for batch in batches:
             rest.raw_outputs(self.parameters, batch)
         self.model.eval()
         measured = {
-            name: parallel.mean_ranks(b.clone()) for name, b in self.model.named_buffers() if name in statistics
+            name: b.clone() for name, b in self.model.named_buffers() if name in statistics
         }
         return replace(rest, constants={**rest.constants, **measured})
 
