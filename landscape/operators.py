@@ -14,7 +14,10 @@ import scipy.sparse.linalg
 import torch
 from torch import Tensor
 
+from landscape import curvature, parallel
 from landscape.errors import InputError
+from landscape.networks import second_order_kernels
+from landscape.problem import Problem
 
 
 @dataclass
@@ -111,3 +114,33 @@ def from_matrix(matrix: Tensor) -> LinearOperator:
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise InputError(f"a matrix of shape {tuple(matrix.shape)} is not square")
     return LinearOperator(lambda block: matrix @ block, matrix.shape[0], matrix.dtype, matrix.device)
+
+
+def hessian(problem: Problem) -> LinearOperator:
+    """Return the Hessian of the mean loss on the active coordinates, in nats / parameter^2 for cross entropy."""
+    return _curvature(problem, "hessian")
+
+
+def ggn(problem: Problem) -> LinearOperator:
+    """Return the generalised Gauss-Newton matrix J' H_out J / count, with the Hessian H_out of the loss in the outputs."""
+    return _curvature(problem, "ggn")
+
+
+def jtj(problem: Problem) -> LinearOperator:
+    """Return J'J / num_examples: Gauss-Newton with the identity as the metric of the outputs."""
+    return _curvature(problem, "jtj")
+
+
+def _curvature(problem: Problem, kind: str) -> LinearOperator:
+    def apply(block: Tensor) -> Tensor:
+        directions = [problem.unflatten(v) for v in block.T.contiguous()]
+        # float64 sums make float32 products independent of the batching, to rounding
+        total = torch.zeros(block.shape, dtype=torch.float64, device=block.device)
+        with second_order_kernels(problem.model):
+            for batch in problem.batches:
+                for column, product in enumerate(curvature.double_backward(problem, kind, batch, directions)):
+                    total[:, column] += problem.flatten(product)
+        mean = parallel.sum_ranks(total) / curvature.divisor(problem, kind)
+        return (mean + problem.weight_decay * block).to(block.dtype)
+
+    return LinearOperator(apply, problem.num_params, problem.dtype, problem.device)
