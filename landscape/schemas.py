@@ -70,6 +70,11 @@ COORDINATES: dict[str, Variable] = {
     "layer": label("layer or parameter group", "layer"),
     "c": number("parameter^2 / nat", "scale c of log det(1 + c H)", "c"),
     "alpha": number(CURVATURE, "shift alpha of the effective dimension tr H / (H + alpha)", "alpha"),
+    "pair": label("the two points that are compared", "pair"),
+    "first": label("first point of the pair", "pair"),
+    "second": label("second point of the pair", "pair"),
+    "at": label("one of the compared points", "at"),
+    "split": label("train or test examples", "split"),
     "method": label("how the point was trained"),
     "level": count("pruning level"),
     "replicate": count("training repeat"),
@@ -121,7 +126,40 @@ SPECTRUM: dict[str, Variable] = {
     "layer_num_products": count("products with the layer's block", "layer"),
 }
 
-SCHEMAS: dict[str, dict[str, Variable]] = {"spectrum": SPECTRUM}
+def _path_quantity(quantity: str, units: str, long_name: str) -> dict[str, Variable]:
+    """Return the variables of one quantity along the segments between pairs of points."""
+    over = ("split", "pair")
+    table = {
+        f"path_{quantity}": number(units, f"{long_name} along the segment", *over, "node"),
+        f"point_{quantity}": number(units, long_name, "split", "at"),
+    }
+    kinds = {"barrier": "largest excess over the straight line", "instability": "maximum over the mean of the ends"}
+    for kind, meaning in kinds.items():
+        name = f"{kind}_{quantity}"
+        table |= estimate(name, units, f"{meaning} of the {long_name}", *over)
+        table[f"{name}_lo"] = number(units, f"lower end of the interval of {name}", *over)
+        table[f"{name}_hi"] = number(units, f"upper end of the interval of {name}", *over)
+    return table
+
+
+CONNECTIVITY: dict[str, Variable] = {
+    **_path_quantity("loss", "nat", "mean loss"),
+    **_path_quantity("error", "1", "fraction of errors"),
+    "position": number("1", "position on the segment from the first point (0) to the second (1)", "pair", "node"),
+    "distance": number("parameter", "distance over all parameters", "pair"),
+    "relative_distance": number("1", "distance over the norm of the first point", "pair"),
+    "shared_distance": number("parameter", "distance over the coordinates active at both points", "pair"),
+    "rms_distance": number("parameter", "root mean square over the coordinates active at both points", "pair"),
+    "layer_distance": number("parameter", "distance over one parameter tensor", "pair", "layer"),
+    "cosine": number("1", "cosine between the displacements of the two points from the reference point", "pair"),
+    "output_distance": number("1", "half the mean squared distance of the outputs", "split", "pair"),
+    "disagreement": number("1", "fraction of examples with different predicted classes", "split", "pair"),
+    "symmetric_kl": number("nat", "mean symmetric Kullback-Leibler divergence of the predictions", "split", "pair"),
+    "point_norm": number("parameter", "norm of all parameters", "at"),
+}
+
+
+SCHEMAS: dict[str, dict[str, Variable]] = {"spectrum": SPECTRUM, "connectivity": CONNECTIVITY}
 
 
 def table(schema: str) -> dict[str, Variable]:

@@ -1,0 +1,209 @@
+"""The loss along the segment between two networks, and its barrier, with an interval over the examples.
+
+The points are embedded in R^D, pruned weights at zero. Along w(a) = (1 - a) w + a w' the loss is evaluated on an even
+grid and refined around its largest excess over the straight line. Two barriers are in use:
+
+    barrier      sup_a [L(w(a)) - (1 - a) L(w) - a L(w')]       (>= 0; zero for a convex loss)
+    instability  sup_a L(w(a)) - (L(w) + L(w')) / 2             ("linear interpolation instability")
+
+References
+----------
+Frankle, Dziugaite, Roy, Carbin 2020, Linear mode connectivity and the lottery ticket hypothesis, arXiv:1912.05671.
+Paul, Chen, Larsen, Frankle, Ganguli, Dziugaite 2023, Unmasking the lottery ticket hypothesis, arXiv:2210.03044.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from landscape import seeds
+from landscape.batches import Batch, target_of
+from landscape.errors import InputError
+from landscape.losses import BinaryCrossEntropy, ExampleLoss
+from landscape.problem import Problem
+
+
+@dataclass(frozen=True)
+class PathOptions:
+    """How a segment is walked.
+
+    Parameters
+    ----------
+    num_positions
+        Points of the even grid on [0, 1], ends included.
+    num_refinements
+        Further points around the largest excess of the train loss over the straight line.
+    num_bootstrap
+        Resamples of the examples behind the interval of a barrier; 0 leaves intervals out.
+    confidence
+        Coverage of the interval.
+    seed
+        Seed of the resampling.
+    """
+
+    num_positions: int = 30
+    num_refinements: int = 8
+    num_bootstrap: int = 200
+    confidence: float = 0.95
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.num_positions < 3 or self.num_refinements < 0 or self.num_bootstrap < 0:
+            raise InputError("connectivity needs at least 3 positions, and no negative number of anything")
+        if not 0 < self.confidence < 1:
+            raise InputError(f"the confidence must lie between 0 and 1, not {self.confidence}")
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What a network says about every example: loss sums and counts, errors (or None), outputs."""
+
+    sums: np.ndarray
+    counts: np.ndarray
+    errors: np.ndarray | None
+    outputs: Tensor
+
+    @property
+    def loss(self) -> float:
+        """The mean loss."""
+        return float(self.sums.sum() / self.counts.sum())
+
+    @property
+    def error(self) -> float | None:
+        """The fraction of errors, or None without classes."""
+        return None if self.errors is None else float(self.errors.mean())
+
+
+def tensors_of(problem: Problem) -> dict[str, Tensor]:
+    """Return all parameters of a point by name, those without active coordinates included."""
+    values = {**problem.constants, **problem.parameters}
+    return {name: values[name] for name, _ in problem.model.named_parameters()}
+
+
+@torch.no_grad()
+def predict(problem: Problem, batches: Sequence[Batch]) -> Predictions:
+    """Return loss, error and outputs of every example. Cost: one forward pass."""
+    loss = problem.loss_function
+    if not isinstance(loss, ExampleLoss):
+        raise InputError("connectivity needs a loss that is known one example at a time: cross_entropy, mse or bce")
+    rows: list[tuple[Tensor, Tensor, Tensor | None, Tensor]] = []
+    for batch in batches:
+        outputs = problem.outputs(problem.parameters, batch)
+        rows.append((*loss.per_example(outputs, batch), _errors(loss, outputs, batch), outputs))
+    sums, counts, wrong, out = (list(column) for column in zip(*rows, strict=True))
+    flat = [torch.cat(part).double().cpu().numpy() for part in (sums, counts)]
+    errors = None if wrong[0] is None else torch.cat(wrong).double().cpu().numpy()
+    return Predictions(flat[0], flat[1], errors, torch.cat(out).cpu())
+
+
+def _errors(loss: ExampleLoss, outputs: Tensor, batch: Batch) -> Tensor | None:
+    """Return the error of every example, 0 or 1 (a fraction for several targets), or None without classes."""
+    target = target_of(batch)
+    if loss.hits(outputs, batch) is None:
+        return None
+    if isinstance(loss, BinaryCrossEntropy):
+        wrong = (outputs > 0) != (target.reshape(outputs.shape) > 0.5)
+        return wrong.reshape(len(wrong), -1).double().mean(1)
+    if outputs.ndim != 2:
+        return None
+    return (outputs.argmax(1) != target).double()
+
+
+def between(first: Problem, second: Problem, position: float) -> Problem:
+    """Return the network at the position a on the segment; the ends are met exactly."""
+    start, end = tensors_of(first), tensors_of(second)
+    return first.with_tensors({name: torch.lerp(start[name], end[name], position) for name in start})
+
+
+def barrier(positions: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return sup_a [E_a - (1 - a) E_0 - a E_1] over the last axis; ``positions`` sorted, with both ends."""
+    line = (1 - positions) * values[..., :1] + positions * values[..., -1:]
+    return (values - line).max(-1)
+
+
+def instability(positions: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return sup_a E_a - (E_0 + E_1) / 2 over the last axis."""
+    del positions  # the same call as `barrier`
+    return values.max(-1) - (values[..., 0] + values[..., -1]) / 2
+
+
+BARRIERS = {"barrier": barrier, "instability": instability}
+
+
+def next_position(positions: np.ndarray, values: np.ndarray) -> float:
+    """Return where to evaluate next: the vertex of the parabola through the largest excess and its neighbours.
+
+    Where the parabola says nothing new (flat, or its vertex is already known) it is the middle of the wider interval
+    beside the maximum. The excess is 0 at both ends, so a maximum at an end is moved inside.
+    """
+    excess = values - (1 - positions) * values[0] - positions * values[-1]
+    top = int(np.clip(excess.argmax(), 1, len(positions) - 2))
+    left, middle, right = positions[top - 1 : top + 2]
+    rise, fall = (excess[top] - excess[top - 1]) / (middle - left), (excess[top + 1] - excess[top]) / (right - middle)
+    halves = ((left + middle) / 2, (middle + right) / 2)
+    widest = halves[int(right - middle > middle - left)]
+    if rise <= fall:
+        return float(widest)
+    vertex = halves[0] + rise * (right - left) / 2 / (rise - fall)
+    known = min(abs(vertex - middle), vertex - left, right - vertex) < 1e-3 * (right - left)
+    return float(widest if known else vertex)
+
+
+def walk(first: Problem, second: Problem, splits: Mapping[str, Sequence[Batch]], options: PathOptions) -> Any:
+    """Return the sorted positions ``(node,)`` and, by split, the predictions at every node."""
+    found: dict[float, dict[str, Predictions]] = {}
+
+    def visit(position: float) -> None:
+        point = between(first, second, position)
+        seen = {name: predict(point, batches) for name, batches in splits.items()}
+        found[position] = {name: replace(p, outputs=p.outputs[:0]) for name, p in seen.items()}
+
+    for position in np.linspace(0, 1, options.num_positions).tolist():
+        visit(position)
+    for _ in range(options.num_refinements):
+        positions = np.array(sorted(found))
+        visit(next_position(positions, np.array([found[a]["train"].loss for a in positions.tolist()])))
+    positions = np.array(sorted(found))
+    return positions, {name: [found[a][name] for a in positions.tolist()] for name in splits}
+
+
+def _resampled(sums: np.ndarray, counts: np.ndarray, options: PathOptions) -> np.ndarray:
+    """Return the means at every node of ``num_bootstrap`` resamples of the examples, ``(bootstrap, node)``.
+
+    ``sums`` is ``(node, N)``, ``counts`` ``(N,)``. Every pair and split draws the same examples, so differences are
+    paired.
+    """
+    stream = seeds.numpy_generator(options.seed, "bootstrap")
+    size = sums.shape[1]
+    rows = []
+    for _ in range(options.num_bootstrap):
+        times = np.bincount(stream.integers(size, size=size), minlength=size).astype(float)
+        rows.append(sums @ times / (counts @ times))
+    return np.array(rows)
+
+
+def summarise(positions: np.ndarray, nodes: Sequence[Predictions], options: PathOptions) -> dict[str, Any]:
+    """Return path, barriers and their intervals of one pair on one split."""
+    result: dict[str, Any] = {}
+    quantities = {"loss": (np.stack([node.sums for node in nodes]), nodes[0].counts)}
+    if nodes[0].errors is not None:
+        errors = np.stack([node.errors for node in nodes if node.errors is not None])
+        quantities["error"] = (errors, np.ones(errors.shape[1]))
+    tail = (1 - options.confidence) / 2
+    for quantity, (sums, counts) in quantities.items():
+        means = sums.sum(1) / counts.sum()
+        result[f"path_{quantity}"] = means
+        resampled = _resampled(sums, counts, options) if options.num_bootstrap else None
+        for kind, function in BARRIERS.items():
+            result[f"{kind}_{quantity}"] = function(positions, means)
+            if resampled is not None:
+                draws = function(positions, resampled)
+                result[f"{kind}_{quantity}_se"] = draws.std(ddof=1)
+                result[f"{kind}_{quantity}_lo"], result[f"{kind}_{quantity}_hi"] = np.quantile(draws, [tail, 1 - tail])
+    return result
