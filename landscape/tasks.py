@@ -1,0 +1,177 @@
+"""Run a list of independent tasks: in this process, on a few local ones, or on any Dask cluster by its address.
+
+A task is a picklable function with its arguments; it writes its own result, so that nothing finished is lost. A worker
+that dies loses only the task it was at, which is repeated elsewhere. A task that raises does not stop the others.
+"""
+
+import contextlib
+import dataclasses
+import logging
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from landscape.errors import InputError
+
+CONNECT_SECONDS = 30
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A function call with a name that the user recognises."""
+
+    name: str
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of a task.
+
+    Parameters
+    ----------
+    value
+        What the function returned; ``None`` if it failed.
+    error
+        One line that says why it failed; ``None`` if it did not.
+    trace
+        The traceback of the failure, where there is one.
+    """
+
+    name: str
+    value: Any = None
+    error: str | None = None
+    trace: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskOptions:
+    """Where tasks run.
+
+    Parameters
+    ----------
+    workers
+        Local processes of one thread each; 0 and 1 mean this process.
+    scheduler
+        Address of a running Dask scheduler, for example ``tcp://host:8786``; its workers must be able to import
+        landscape and see the same files. It takes the place of ``workers``.
+    retries
+        How often a task whose worker died is repeated (on a scheduler by address its own setting holds).
+    """
+
+    workers: int = dataclasses.field(
+        default=1, metadata={"help": "local processes of one thread each; 1: this process", "metavar": "W"}
+    )
+    scheduler: str | None = dataclasses.field(
+        default=None, metadata={"help": "address of a Dask scheduler that runs the tasks", "metavar": "ADDRESS"}
+    )
+    retries: int = 3
+
+
+def run(
+    tasks: Sequence[Task], options: TaskOptions | None = None, on_done: Callable[[Outcome], None] | None = None
+) -> list[Outcome]:
+    """Run the tasks and return their outcomes in the order of the tasks.
+
+    Parameters
+    ----------
+    on_done
+        Called in this process with each outcome as it arrives (for a progress bar or a log).
+
+    Raises
+    ------
+    InputError
+        If two tasks share a name, there are fewer than 0 workers, or the scheduler cannot be reached.
+    """
+    options = options or TaskOptions()
+    if len({task.name for task in tasks}) < len(tasks):
+        raise InputError("two tasks have the same name, so that they would write the same result")
+    if options.workers < 0:
+        raise InputError(f"the number of workers must be at least 0, not {options.workers}")
+    if not tasks:
+        return []
+    report = on_done or (lambda outcome: None)
+    if options.scheduler is None and options.workers <= 1:
+        return _run_here(tasks, report)
+    with _client(options) as client:
+        return _run_on(client, tasks, report)
+
+
+def _run_here(tasks: Sequence[Task], report: Callable[[Outcome], None]) -> list[Outcome]:
+    """Run the tasks one after another in this process."""
+    outcomes = []
+    for task in tasks:
+        outcomes.append(_call(task))
+        report(outcomes[-1])
+    return outcomes
+
+
+def _call(task: Task) -> Outcome:
+    """Call the function, and turn an exception into an outcome (not every exception survives pickling)."""
+    try:
+        return Outcome(task.name, task.function(*task.arguments))
+    except Exception as error:
+        return Outcome(task.name, error=_one_line(error), trace=traceback.format_exc())
+
+
+def _one_line(error: BaseException) -> str:
+    """Return the message of an error that explains itself, and the type and message of any other."""
+    message = " ".join(str(error).split())
+    return message if isinstance(error, InputError) else f"{type(error).__name__}: {message}"
+
+
+def _run_on(client: Any, tasks: Sequence[Task], report: Callable[[Outcome], None]) -> list[Outcome]:
+    """Run the tasks on a cluster, the first ones first."""
+    from distributed import as_completed
+
+    positions = {
+        client.submit(_call, task, key=f"{task.name}-{position}", priority=-position, pure=False): position
+        for position, task in enumerate(tasks)
+    }
+    outcomes: dict[int, Outcome] = {}
+    for future in as_completed(list(positions)):
+        position = positions.pop(future)
+        failure = future.exception() if future.status != "finished" else None
+        outcome = future.result() if failure is None else Outcome(tasks[position].name, error=_why_lost(failure))
+        future.release()  # else the death of the worker that holds the value would repeat the finished task
+        outcomes[position] = outcome
+        report(outcome)
+    return [outcomes[position] for position in range(len(tasks))]
+
+
+def _why_lost(failure: BaseException) -> str:
+    """Explain why a task has no outcome though its function catches every exception."""
+    if type(failure).__name__ == "KilledWorker":
+        return "each worker that tried it died (out of memory, or killed from outside)"
+    return _one_line(failure)
+
+
+@contextlib.contextmanager
+def _client(options: TaskOptions) -> Iterator[Any]:
+    """Connect to the cluster by address, or start local processes and stop them at the end."""
+    import dask
+    from distributed import Client, LocalCluster
+
+    if options.scheduler is not None:
+        try:
+            client = Client(options.scheduler, timeout=CONNECT_SECONDS)
+        except (OSError, ValueError) as error:
+            raise InputError(f"there is no Dask scheduler at {options.scheduler} ({_one_line(error)})") from error
+        with client:
+            yield client
+        return
+    settings = {"distributed.scheduler.allowed-failures": options.retries}
+    with (
+        dask.config.set(settings),
+        LocalCluster(
+            n_workers=options.workers,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address=None,
+            memory_limit=0,  # a task bounds its own memory; Dask would kill it in the middle
+            silence_logs=logging.CRITICAL,
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
