@@ -1,0 +1,214 @@
+"""The decision rule of a verdict: ``holds``, ``fails`` or ``not resolved``, from replicates.
+
+The effect is the mean paired difference over replicates. Its noise is the larger of two standard errors, combined in
+quadrature with the standard error of the estimator: that of the replicates, pooled over the levels of a claim, and
+that of `retrained`, the floor that training twice with another data order gives.
+
+    order claim    holds if effect > 2 noise, fails if effect < -2 noise
+    absence claim  holds if |effect| + 2 noise < delta, fails if |effect| - 2 noise > delta
+
+A claim about every level is a family of tests: Holm's step-down procedure keeps the chance of any wrong word at that of
+a single test.
+
+References
+----------
+Holm 1979, A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy.stats import norm
+
+HOLDS, FAILS, NOT_RESOLVED = "holds", "fails", "not resolved"
+Kind = Literal["order", "absence"]
+
+# The one-sided error that "two standard errors" stands for.
+ALPHA = float(norm.sf(2.0))
+# Below this fraction of pruned weights a condition holds because nothing was pruned.
+VACUOUS_PRUNED = 0.05
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found, against which noise, and the word.
+
+    Parameters
+    ----------
+    effect
+        Mean paired difference, in the unit of the statistic; the sign in which the claim is stated.
+    noise
+        Its standard error.
+    margin
+        By how many ``noise`` the effect passes its threshold (0, or delta for an absence); negative if it does not.
+    reason
+        Why it is not resolved, or what the word rests on; empty where the numbers say it.
+    """
+
+    effect: float
+    noise: float
+    margin: float
+    verdict: str
+    reason: str = ""
+
+
+def pooled_se(differences: np.ndarray) -> float:
+    """Return the standard error of a mean over replicates, its variance pooled over the levels.
+
+    Parameters
+    ----------
+    differences
+        Paired differences ``(level, replicate)``; NaN where absent. Levels with one replicate do not count.
+
+    Returns
+    -------
+    Square root of pooled variance / median number of replicates; NaN where no level has two.
+    """
+    differences = np.atleast_2d(np.asarray(differences, dtype=float))
+    sizes = np.isfinite(differences).sum(1)
+    used = sizes >= 2
+    if not used.any():
+        return float("nan")
+    squares = [float(np.nansum((row - np.nanmean(row)) ** 2)) for row in differences[used]]
+    return float(np.sqrt(sum(squares) / (sizes[used] - 1).sum() / np.median(sizes[used])))
+
+
+def retrained_sd(differences: np.ndarray) -> float:
+    """Return the standard deviation of a difference between a network and its `retrained` twin (its mean is zero)."""
+    values = np.asarray(differences, dtype=float)
+    values = values[np.isfinite(values)]
+    return float(np.sqrt(np.mean(values**2))) if values.size else float("nan")
+
+
+def total_noise(replicate_se: float, floor_sd: float, num_replicates: int, estimator_se: float = 0.0) -> float:
+    """Return the noise of an effect: max(replicate se, floor / sqrt R), with the estimator's se in quadrature.
+
+    An absent term is NaN and does not enter; without replicates and without a floor the noise is not known (NaN).
+    """
+    known = [v for v in (replicate_se, floor_sd / max(num_replicates, 1) ** 0.5) if np.isfinite(v)]
+    if not known:
+        return float("nan")
+    return float(np.hypot(max(known), estimator_se if np.isfinite(estimator_se) else 0.0))
+
+
+def decide(effect: float, noise: float, kind: Kind = "order", delta: float = 0.0, width: float = 2.0) -> Verdict:
+    """Return the verdict of one effect.
+
+    Parameters
+    ----------
+    delta
+        The size below which an effect counts as absent (absence claims only).
+    width
+        Number of standard errors; 2 except under Holm's correction.
+    """
+    if not np.isfinite(effect):
+        return Verdict(effect, noise, float("nan"), NOT_RESOLVED, "not measured")
+    if not np.isfinite(noise):
+        return Verdict(effect, noise, float("nan"), NOT_RESOLVED, "noise unknown: one replicate and no retrained twin")
+    distance = effect if kind == "order" else delta - abs(effect)
+    margin = distance / noise if noise > 0 else float(np.sign(distance) * np.inf if distance else 0.0)
+    if margin > width:
+        return Verdict(effect, noise, margin, HOLDS)
+    if margin < -width:
+        return Verdict(effect, noise, margin, FAILS)
+    return Verdict(effect, noise, margin, NOT_RESOLVED, "effect within its noise")
+
+
+def holm_widths(margins: Sequence[float], alpha: float = ALPHA) -> list[float]:
+    """Return the number of standard errors that each of several one-sided tests must pass under Holm's procedure.
+
+    The smallest p-value is held against alpha / m, the next against alpha / (m - 1), and so on; once one fails, all
+    larger ones fail (their width is infinite).
+    """
+    order = sorted(range(len(margins)), key=lambda i: -margins[i])
+    widths, stopped = [float("inf")] * len(margins), False
+    for rank, position in enumerate(order):
+        width = float(norm.isf(alpha / (len(margins) - rank)))
+        stopped = stopped or not margins[position] > width
+        widths[position] = float("inf") if stopped else width
+    return widths
+
+
+def decide_every(
+    effects: Sequence[float], noises: Sequence[float], kind: Kind = "order", delta: float = 0.0
+) -> Verdict:
+    """Return the verdict of a claim about every level.
+
+    It holds if it holds at every level, and fails if it fails at any, each after Holm's correction over the levels. The
+    effect, noise and margin are those of the level that decides: the one with the smallest margin.
+    """
+    single = [decide(e, n, kind, delta) for e, n in zip(effects, noises, strict=True)]
+    if not single:
+        return Verdict(float("nan"), float("nan"), float("nan"), NOT_RESOLVED, "not measured")
+    margins = [v.margin for v in single]
+    unknown = [v for v in single if np.isnan(v.margin)]
+    known = [m for m in margins if not np.isnan(m)]
+    if not known:
+        return unknown[0]
+    weakest = single[margins.index(min(known))]
+    if any(np.isfinite(w) for w in holm_widths([-m for m in known])):
+        return Verdict(weakest.effect, weakest.noise, weakest.margin, FAILS)
+    if unknown:
+        return unknown[0]
+    if all(np.isfinite(w) for w in holm_widths(known)):
+        return Verdict(weakest.effect, weakest.noise, weakest.margin, HOLDS)
+    return Verdict(weakest.effect, weakest.noise, weakest.margin, NOT_RESOLVED, "some level within its noise")
+
+
+def unresolved(verdict: Verdict, reason: str) -> Verdict:
+    """Return the verdict as ``not resolved`` for a reason that no number overrules."""
+    return Verdict(verdict.effect, verdict.noise, verdict.margin, NOT_RESOLVED, reason)
+
+
+def decide_condition(values: Sequence[float], threshold: float, kept: Sequence[float]) -> Verdict:
+    """Return the verdict of a condition ``value > threshold`` over the levels, safe against two empty successes.
+
+    Parameters
+    ----------
+    values, kept
+        The condition's statistic and the fraction of weights kept, one entry a level.
+
+    Notes
+    -----
+    Where every level agrees on the word and the statistic does not vary, the levels say nothing about pruning (``no
+    contrast``); where less than 5 % was pruned anywhere, nothing was tested (``vacuous``).
+    """
+    array = np.asarray(values, dtype=float)
+    known = np.isfinite(array)
+    if not known.any():
+        return Verdict(float("nan"), float("nan"), float("nan"), NOT_RESOLVED, "not measured")
+    effect = float((array[known] - threshold).min())
+    verdict = Verdict(effect, 0.0, effect, HOLDS if effect > 0 else FAILS)
+    if float(np.min(np.asarray(kept)[known])) > 1 - VACUOUS_PRUNED:
+        return unresolved(verdict, "vacuous: less than 5 % of the weights were pruned")
+    if known.sum() > 1 and np.ptp(array[known]) == 0:
+        return unresolved(verdict, "no contrast: the condition does not vary over the levels")
+    return verdict
+
+
+def decide_exactly_where(outcomes: Sequence[Verdict], conditions: Sequence[Verdict]) -> Verdict:
+    """Return the verdict of "the outcome holds exactly where the condition holds", one entry a level each.
+
+    Levels at which either is not resolved say nothing. It fails if one level contradicts it, and needs a contrast: at
+    least one level where the condition holds and one where it fails. The effect is the fraction of agreeing levels
+    minus that of contradicting ones.
+    """
+    pairs = [
+        (outcome.verdict, condition.verdict)
+        for outcome, condition in zip(outcomes, conditions, strict=True)
+        if NOT_RESOLVED not in (outcome.verdict, condition.verdict)
+    ]
+    if not pairs:
+        return Verdict(float("nan"), float("nan"), float("nan"), NOT_RESOLVED, "no level resolves both sides")
+    agreeing = sum(outcome == condition for outcome, condition in pairs)
+    effect = (2 * agreeing - len(pairs)) / len(pairs)
+    verdict = Verdict(
+        effect, 0.0, effect, HOLDS if agreeing == len(pairs) else FAILS, f"{agreeing} of {len(pairs)} levels"
+    )
+    if verdict.verdict == HOLDS and len({condition for _, condition in pairs}) == 1:
+        return unresolved(verdict, "no contrast: the condition does not vary over the levels")
+    return verdict
