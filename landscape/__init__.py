@@ -1,3 +1,33 @@
-"""What the loss landscape of a trained network looks like, measured so that every number can be trusted."""
+"""What the loss landscape of a trained network looks like, measured so that every number can be trusted.
+
+Measure
+    ``measure_spectrum(model, loss, data, mask=None, **options)``: Hessian eigenvalues, density, trace (``spectrum``).
+
+Read
+    ``open_result(path)``: one result as a labelled :class:`xarray.Dataset` (``store``).
+
+Every measurement is a command too: ``python -m landscape.spectrum ckpt.pt``. The names here are imported when they are
+first used, so that reading a result needs no torch.
+"""
+
+import importlib
+from typing import Any
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "measure_spectrum": "landscape.spectrum",
+    "open_result": "landscape.store",
+}
+
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -5,10 +5,15 @@ named here by a seed and a key, and NumPy's ``SeedSequence`` hashes both, so tha
 not depend on how many probes are drawn, and shares nothing with any stream of seed 1.
 """
 
+from __future__ import annotations
+
 import zlib
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 
 def sequence(seed: int, *key: int | str) -> np.random.SeedSequence:
@@ -24,5 +29,7 @@ def numpy_generator(seed: int, *key: int | str) -> np.random.Generator:
 
 def generator(seed: int, *key: int | str, device: str | torch.device = "cpu") -> torch.Generator:
     """Return a torch generator of the stream named by ``key`` (draw on the CPU where devices must agree)."""
+    import torch  # here, so that the half that works on stored results needs no torch
+
     state = int(sequence(seed, *key).generate_state(1, np.uint64)[0]) >> 1
     return torch.Generator(device=device).manual_seed(state)
