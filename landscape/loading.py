@@ -1,0 +1,81 @@
+"""What a user names, loaded without trust: torch files without code, and code only where it was asked for by name."""
+
+from __future__ import annotations
+
+import importlib
+import pickle
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from landscape.errors import InputError
+
+
+def is_code(name: str) -> bool:
+    """Tell ``MODULE:NAME`` (code to import) from the name of a built-in thing or of a file."""
+    module, colon, attribute = name.partition(":")
+    return bool(colon) and attribute.isidentifier() and all(part.isidentifier() for part in module.split("."))
+
+
+def import_object(name: str, what: str) -> Any:
+    """Import what ``MODULE:NAME`` names; only for names that the user typed, never for names found in a file.
+
+    Parameters
+    ----------
+    what
+        What it is meant to be, for the message of an error.
+
+    Raises
+    ------
+    InputError
+        If there is no such module (the message says which import failed) or it has no such name.
+    """
+    module, _, attribute = name.partition(":")
+    try:
+        found = importlib.import_module(module)
+    except ImportError as error:
+        raise InputError(
+            f"cannot import the {what} {name}: {error}; is its directory on PYTHONPATH or the current one?"
+        ) from error
+    if not hasattr(found, attribute):
+        raise InputError(f"cannot import the {what} {name}: the module {module} has no {attribute!r}")
+    return getattr(found, attribute)
+
+
+def torch_file(path: str | Path, what: str = "checkpoint") -> Any:
+    """Read a file of ``torch.save`` with ``weights_only=True``, on the CPU.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, truncated, of another format, or would run code when read.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise InputError(f"there is no {what} {file}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns about TorchScript archives before it refuses them
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "nsupported" in str(error) or "GLOBAL" in str(error):
+            raise InputError(_needs_code(file, what)) from error
+        raise InputError(f"{file} is not a {what}: it is truncated or no file of torch.save") from error
+    except RuntimeError as error:
+        if "TorchScript" in str(error):
+            raise InputError(_needs_code(file, what)) from error
+        raise InputError(f"{file} is not a {what}: it is truncated or corrupted") from error
+    except (OSError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError, AssertionError) as error:
+        raise InputError(f"{file} is not a {what}: it is truncated or no file of torch.save") from error
+
+
+def _needs_code(file: Path, what: str) -> str:
+    return (
+        f"{file} holds more than tensors and plain values, so that reading it could run code; it was not opened. If "
+        "you trust it, convert it where its classes can be imported: "
+        f"m = torch.load({file.name!r}, weights_only=False); "
+        "torch.save(m.state_dict() if hasattr(m, 'state_dict') else m['state_dict'], 'weights.pt'), "
+        f"and give weights.pt as the {what}"
+    )
