@@ -1,4 +1,4 @@
-"""Run a list of independent tasks: in this process, on a few local ones, or on any Dask cluster by its address.
+"""Run a list of tasks: in this process, on a few local ones, or on any Dask cluster by its address.
 
 A task is a picklable function with its arguments; it writes its own result, so that nothing finished is lost. A worker
 that dies loses only the task it was at, which is repeated elsewhere. A task that raises does not stop the others.
@@ -18,11 +18,18 @@ CONNECT_SECONDS = 30
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A function call with a name that the user recognises."""
+    """A function call with a name that the user recognises.
+
+    Parameters
+    ----------
+    after
+        Names of tasks, earlier in the list, that must have succeeded before; if one fails, this task is not run.
+    """
 
     name: str
     function: Callable[..., Any]
     arguments: tuple[Any, ...] = ()
+    after: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,11 +89,17 @@ def run(
     Raises
     ------
     InputError
-        If two tasks share a name, there are fewer than 0 workers, or the scheduler cannot be reached.
+        If two tasks share a name, one comes before a task that it needs, there are fewer than 0 workers, or the
+        scheduler cannot be reached.
     """
     options = options or TaskOptions()
     if len({task.name for task in tasks}) < len(tasks):
         raise InputError("two tasks have the same name, so that they would write the same result")
+    earlier: set[str] = set()
+    for task in tasks:
+        if not earlier.issuperset(task.after):
+            raise InputError(f"the task {task.name} needs {', '.join(task.after)} earlier in the list")
+        earlier.add(task.name)
     if options.workers < 0:
         raise InputError(f"the number of workers must be at least 0, not {options.workers}")
     if not tasks:
@@ -100,15 +113,18 @@ def run(
 
 def _run_here(tasks: Sequence[Task], report: Callable[[Outcome], None]) -> list[Outcome]:
     """Run the tasks one after another in this process."""
-    outcomes = []
+    outcomes: dict[str, Outcome] = {}
     for task in tasks:
-        outcomes.append(_call(task))
-        report(outcomes[-1])
-    return outcomes
+        outcomes[task.name] = _call(task, [outcomes[name] for name in task.after])
+        report(outcomes[task.name])
+    return list(outcomes.values())
 
 
-def _call(task: Task) -> Outcome:
+def _call(task: Task, before: Sequence[Outcome]) -> Outcome:
     """Call the function, and turn an exception into an outcome (not every exception survives pickling)."""
+    failed = [outcome.name for outcome in before if outcome.error is not None]
+    if failed:
+        return Outcome(task.name, error=f"not run, because {', '.join(failed)} failed")
     try:
         return Outcome(task.name, task.function(*task.arguments))
     except Exception as error:
@@ -125,10 +141,13 @@ def _run_on(client: Any, tasks: Sequence[Task], report: Callable[[Outcome], None
     """Run the tasks on a cluster, the first ones first."""
     from distributed import as_completed
 
-    positions = {
-        client.submit(_call, task, key=f"{task.name}-{position}", priority=-position, pure=False): position
-        for position, task in enumerate(tasks)
-    }
+    futures: dict[str, Any] = {}
+    for position, task in enumerate(tasks):
+        before = [futures[name] for name in task.after]
+        key = f"{task.name}-{position}"
+        futures[task.name] = client.submit(_call, task, before, key=key, priority=-position, pure=False)
+    positions = {future: position for position, future in enumerate(futures.values())}
+    futures.clear()  # only `positions` keeps them from now on, so that a finished task can be released
     outcomes: dict[int, Outcome] = {}
     for future in as_completed(list(positions)):
         position = positions.pop(future)

@@ -39,6 +39,19 @@ def count_call(directory: str, name: str) -> None:
     time.sleep(0.02)
 
 
+def append(file: str, word: str) -> None:
+    if word == "bad":
+        raise InputError("bad word")
+    with open(file, "a") as stream:
+        stream.write(f"{word} ")
+
+
+def chain(file: Path) -> list[Task]:
+    words = ["a", "b", "bad", "d"]
+    tied = [Task(w, append, (str(file), w), tuple(words[i - 1 : i] if i else ())) for i, w in enumerate(words)]
+    return [*tied, Task("free", append, (str(file), "e"), ("a",))]
+
+
 def squares(count: int) -> list[Task]:
     return [Task(f"square {i}", square, (i,)) for i in range(count)]
 
@@ -74,6 +87,16 @@ def test_local_processes_order_failures_and_a_dying_worker(tmp_path: Path) -> No
     calls = {file.name: file.read_text().count("called") for file in tmp_path.glob("file*")}
     assert calls == {f"file{i}": 1 for i in range(40)}
     assert sorted(seen) == sorted(task.name for task in work)
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("workers", [1, 2])
+def test_tasks_wait_for_those_they_need(tmp_path: Path, workers: int) -> None:
+    outcomes = tasks.run(chain(tmp_path / "log"), TaskOptions(workers))
+    assert [outcome.error for outcome in outcomes] == [None, None, "bad word", "not run, because bad failed", None]
+    assert (tmp_path / "log").read_text().replace("e ", "") == "a b "
+    with pytest.raises(InputError, match="earlier in the list"):
+        tasks.run(chain(tmp_path / "log")[1:])
 
 
 @pytest.mark.distributed
