@@ -226,7 +226,7 @@ class Problem:
             parameters={name: tensors.get(name, p) for name, p in self.parameters.items()},
             constants={name: tensors.get(name, p) for name, p in self.constants.items()},
         )
-        return point._with_batchnorm("recalibrate") if self.batchnorm == "recalibrate" else point
+        return point._with_batchnorm("recalibrate", self.batches) if self.batchnorm == "recalibrate" else point
 
     def names(self) -> list[tuple[str, int]]:
         """Return (parameter name, number of its active coordinates) in the order of ``theta``."""

@@ -162,7 +162,7 @@ def test_recalibrated_batchnorm_makes_a_rescaled_copy_the_same_network():
 
 
 def test_test_examples_are_a_split_of_their_own(regression):
-    x, y = regression
+    x, _ = regression
     stream = torch.Generator().manual_seed(4)
     models = [nn.Linear(6, 3, dtype=F64), nn.Linear(6, 3, dtype=F64)]
     labels = torch.randint(3, (20,), generator=stream)
