@@ -1,18 +1,21 @@
 """Greedy forward selection of neurons, exact, from inner products alone.
 
-A network that averages N neurons, f = mean_i phi_i, is pruned by growing a multiset: start from nothing and add, k times, the
-neuron whose addition leaves the average of those chosen closest to the target. In scaled vectors Phi_i = phi_i(X) / sqrt(m) and
-y / sqrt(m) the loss is l(u) = |u - y|^2 / 2, the mean loss ``mse``, and the choice of step k needs no forward pass:
+A network that averages N neurons, f = mean_i phi_i, is pruned by growing a multiset: start from nothing and add, k
+times, the neuron whose addition leaves the average of those chosen closest to the target. In scaled vectors Phi_i =
+phi_i(X) / sqrt(m) and y / sqrt(m) the loss is l(u) = |u - y|^2 / 2, the mean loss ``mse``, and the choice of step k
+needs no forward pass:
 
-    argmin_j l((z + Phi_j) / k) = argmin_j  |Phi_j|^2 + 2 (<Phi_j, z> - k <Phi_j, y>),      z = the sum of those chosen.
+    argmin_j l((z + Phi_j) / k) = argmin_j  |Phi_j|^2 + 2 (<Phi_j, z> - k <Phi_j, y>)
+
+with z the sum of those chosen.
 
 The paths of all sizes k = 1..K come from one run, because each is a prefix of the next.
 
 References
 ----------
 Ye, Gong, Nie, Zhou, Klivans, Liu, "Good subnetworks provably exist: pruning via greedy forward selection", ICML 2020.
-Wolfe, Wang, Kim, Kyrillidis, "How much pre-training is enough to discover a good subnetwork?", arXiv 2108.00259, equations 8-10.
-The closed form in inner products is our derivation.
+Wolfe, Wang, Kim, Kyrillidis, "How much pre-training is enough to discover a good subnetwork?", arXiv 2108.00259,
+equations 8-10. The closed form in inner products is our derivation.
 """
 
 from __future__ import annotations
@@ -59,7 +62,9 @@ class Products:
         """Refuse what has no minimiser: no neurons, or numbers that are not finite."""
         if self.norm2.ndim != 1 or self.norm2.shape != self.correlation.shape or not len(self.norm2):
             raise InputError(f"there is nothing to select from: neuron norms of shape {self.norm2.shape}")
-        if not (np.isfinite(self.norm2).all() and np.isfinite(self.correlation).all() and np.isfinite(self.target_norm2)):
+        if not (
+            np.isfinite(self.norm2).all() and np.isfinite(self.correlation).all() and np.isfinite(self.target_norm2)
+        ):
             raise InputError("neurons or targets hold NaN or infinite values; check the checkpoint and the data")
 
     @property
@@ -68,8 +73,10 @@ class Products:
         return len(self.norm2)
 
     def with_gram(self, block: int = 1024) -> Products:
-        """Return the same problem with all N^2 inner products held, ``8 N^2`` bytes, so that every later step is O(N)."""
-        parts = [self.columns(np.arange(i, min(i + block, self.num_neurons))) for i in range(0, self.num_neurons, block)]
+        """Return the problem with all N^2 inner products held, ``8 N^2`` bytes, so that every later step is O(N)."""
+        parts = [
+            self.columns(np.arange(i, min(i + block, self.num_neurons))) for i in range(0, self.num_neurons, block)
+        ]
         return from_gram(np.concatenate(parts, axis=1), self.correlation, self.target_norm2)
 
 
@@ -89,7 +96,7 @@ def from_gram(gram: Floats, correlation: Floats, target_norm2: float) -> Product
 
 
 def from_matrix(neurons: Floats, target: Floats) -> Products:
-    """Return the problem of an explicit matrix with columns Phi_i, ``(m, N)``, and a target ``(m,)``, both already scaled."""
+    """Return the problem of a matrix with columns Phi_i, ``(m, N)``, and a target ``(m,)``, both already scaled."""
     if neurons.ndim != 2 or target.shape != neurons.shape[:1]:
         raise InputError(f"neurons of shape {neurons.shape} do not fit a target of shape {target.shape}")
     return from_gram(neurons.T @ neurons, neurons.T @ target, float(target @ target))
@@ -104,10 +111,11 @@ class SelectOptions:
     num_picks
         The number K of picks.
     replacement
-        Whether a neuron may be picked again, which gives it an integer weight. The published theorems need it; the code
-        released with them picks each channel once.
+        Whether a neuron may be picked again, which gives it an integer weight. The published theorems need it; the
+        code released with them picks each channel once.
     weighting
-        ``uniform``: the k-th average weighs all picks 1/k. ``line_search``: the new pick gets the step that minimises the loss.
+        ``uniform``: the k-th average weighs all picks 1/k. ``line_search``: the new pick gets the step that minimises
+        the loss.
     rule
         ``exact``: the pick that lowers the loss most. ``first_order``: the steepest descent vertex of Frank and Wolfe.
     """
@@ -173,11 +181,10 @@ class Path:
 def select(products: Products, options: SelectOptions | None = None) -> Path:
     """Select neurons greedily for the loss l(u) = |u - y|^2 / 2.
 
-    Notes
-    -----
-    Cost: one Gram column, O(mN), for every neuron that is new; O(N) for everything else (O(N) throughout after ``with_gram``).
-    Scores are float64. Ties go to the lowest index; scores count as tied when they agree to 1e-12 of their largest term.
-    Error: the loss is a difference of terms of size |u|^2 and |y|^2, so it is good to about 1e-16 of these, never negative.
+    Notes ----- Cost: one Gram column, O(mN), for every neuron that is new; O(N) for everything else (O(N) throughout
+    after ``with_gram``). Scores are float64. Ties go to the lowest index; scores count as tied when they agree to
+    1e-12 of their largest term. Error: the loss is a difference of terms of size |u|^2 and |y|^2, so it is good to
+    about 1e-16 of these, never negative.
     """
     options = options or SelectOptions()
     options.check(products.num_neurons)
@@ -219,7 +226,7 @@ def _uniform(products: Products, options: SelectOptions) -> Path:
 
 
 def _line_search(products: Products, options: SelectOptions) -> Path:
-    """Run the selection with the best step for every candidate: Frank-Wolfe with exact line search, jointly over vertices."""
+    """Run the selection with the best step for every candidate: Frank-Wolfe with line search over all vertices."""
     h, b, yy = products.norm2, products.correlation, products.target_norm2
     j = _lowest(h - 2 * b, _size(h) + 2 * _size(b))
     cache = {j: products.columns(np.array([j]))[:, 0]}

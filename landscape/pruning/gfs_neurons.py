@@ -1,9 +1,10 @@
 """The neurons of a two-layer network on m examples, and every inner product of them that selection needs.
 
-Neuron i answers phi_i(x) = h_i(x) b_i, a scalar activation times its C outgoing weights, scaled so that the dense network is
-the plain average f = (1/N) sum_i phi_i plus an offset. Only the activations ``(m, N)`` and the weights ``(N, C)`` are held: the
-Gram matrix of the mC-long vectors is (H'H) * (BB') / m, entry by entry, so the ``(mC, N)`` matrix is never formed [our derivation].
-Products run over chunks of examples in the dtype of the activations; sums over chunks are float64.
+Neuron i answers phi_i(x) = h_i(x) b_i, a scalar activation times its C outgoing weights, scaled so that the dense
+network is the plain average f = (1/N) sum_i phi_i plus an offset. Only the activations ``(m, N)`` and the weights
+``(N, C)`` are held: the Gram matrix of the mC-long vectors is (H'H) * (BB') / m, entry by entry, so the ``(mC, N)``
+matrix is never formed [our derivation]. Products run over chunks of examples in the dtype of the activations; sums
+over chunks are float64.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from landscape.errors import InputError, MemoryLimitError
 from landscape.pruning.gfs import Floats, Integers, Products
 
 CHUNK = 1 << 26  # activations per chunk: 256 MiB in float32
-GRAM_PAYS = 8  # a Gram matrix costs about as much as N / 8 single columns, which read the activations from memory one by one
+GRAM_PAYS = 8  # the Gram matrix costs about as much as N / 8 single columns, each a pass over the activations
 
 
 @dataclass(frozen=True, eq=False)
