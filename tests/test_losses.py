@@ -60,7 +60,7 @@ def test_hits_count_only_what_is_not_ignored() -> None:
     "loss", [nn.NLLLoss(), nn.CrossEntropyLoss(reduction="sum"), 3], ids=["ignored labels", "sum", "no callable"]
 )
 def test_a_loss_without_a_defined_count_is_refused(loss: object) -> None:
-    with pytest.raises(InputError, match="loss|count"):
+    with pytest.raises(InputError, match=r"loss|count"):
         losses.of(loss)
 
 

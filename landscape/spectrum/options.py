@@ -23,12 +23,14 @@ class SpectrumOptions:
     smallest: int | None = option(None, metavar="K", help="eigenvalues from the bottom (default: 5; pyhessian: 0)")
     num_probes: int | None = option(None, metavar="P", help="random vectors of the density (default: 10)")
     depth: int | None = option(None, metavar="M", help="Krylov steps for each random vector (default: 80)")
-    tolerance: float = option(1e-4, metavar="T", help="residual of a converged eigenpair, relative to the largest |eigenvalue|")  # fmt: skip
+    tolerance: float = option(
+        1e-4, metavar="T", help="residual of a converged pair, relative to the largest |eigenvalue|"
+    )
     num_vectors: int = option(0, metavar="K", help="eigenvectors to store, from the top")
     engine: str = option("krylov", choices=ENGINES, help="krylov, the exact dense twin, or PyHessian's power iteration")
     per_layer: bool = option(False, help="add a table of the layers' diagonal blocks")
     deflate: bool = option(False, help="take the converged eigenpairs out of the probes: same products, less error")
-    cross_fit: bool = option(False, help="add Rayleigh quotients on data that did not choose the vector: twice the cost")
+    cross_fit: bool = option(False, help="add Rayleigh quotients on data that did not choose the vector")
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def plan(options: SpectrumOptions, n: int) -> Plan:
     smallest = min(SMALLEST, room) if options.smallest is None else options.smallest
     if smallest > room:
         raise InputError(
-            f"{largest} eigenvalues from the top and {smallest} from the bottom overlap: there are only {n}; ask for fewer"
+            f"{largest} eigenvalues from the top and {smallest} from the bottom overlap, as there are {n}; ask for fewer"
         )
     if options.engine == "dense":
         return Plan(n, 0, 0, 0)
