@@ -24,6 +24,7 @@ from torch import Tensor
 
 from landscape import seeds
 from landscape.batches import Batch, target_of
+from landscape.cli import option
 from landscape.errors import InputError
 from landscape.losses import BinaryCrossEntropy, ExampleLoss
 from landscape.problem import Problem
@@ -31,27 +32,17 @@ from landscape.problem import Problem
 
 @dataclass(frozen=True)
 class PathOptions:
-    """How a segment is walked.
+    """How a segment is walked."""
 
-    Parameters
-    ----------
-    num_positions
-        Points of the even grid on [0, 1], ends included.
-    num_refinements
-        Further points around the largest excess of the train loss over the straight line.
-    num_bootstrap
-        Resamples of the examples behind the interval of a barrier; 0 leaves intervals out.
-    confidence
-        Coverage of the interval.
-    seed
-        Seed of the resampling.
-    """
-
-    num_positions: int = 30
-    num_refinements: int = 8
-    num_bootstrap: int = 200
-    confidence: float = 0.95
-    seed: int = 0
+    num_positions: int = option(30, metavar="P", help="points of the even grid on the segment, ends included")
+    num_refinements: int = option(
+        8, metavar="R", help="further points around the largest excess of the train loss over the straight line"
+    )
+    num_bootstrap: int = option(
+        200, metavar="B", help="resamples of the examples behind the intervals; 0 leaves intervals out"
+    )
+    confidence: float = option(0.95, metavar="P", help="coverage of the intervals")
+    seed: int = option(0, help="seed of the resampling")
 
     def __post_init__(self) -> None:
         if self.num_positions < 3 or self.num_refinements < 0 or self.num_bootstrap < 0:
