@@ -70,6 +70,9 @@ COORDINATES: dict[str, Variable] = {
     "layer": label("layer or parameter group", "layer"),
     "c": number("parameter^2 / nat", "scale c of log det(1 + c H)", "c"),
     "alpha": number(CURVATURE, "shift alpha of the effective dimension tr H / (H + alpha)", "alpha"),
+    "cut": count("number k of leading eigenvectors", "cut"),
+    "angle": count("number of the principal angle, smallest angle first", "angle"),
+    "direction": label("direction that is compared with the eigenspace", "direction"),
     "pair": label("the two points that are compared", "pair"),
     "first": label("first point of the pair", "pair"),
     "second": label("second point of the pair", "pair"),
@@ -126,6 +129,7 @@ SPECTRUM: dict[str, Variable] = {
     "layer_num_products": count("products with the layer's block", "layer"),
 }
 
+
 def _path_quantity(quantity: str, units: str, long_name: str) -> dict[str, Variable]:
     """Return the variables of one quantity along the segments between pairs of points."""
     over = ("split", "pair")
@@ -158,8 +162,17 @@ CONNECTIVITY: dict[str, Variable] = {
     "point_norm": number("parameter", "norm of all parameters", "at"),
 }
 
+ALIGNMENT: dict[str, Variable] = {
+    "retained_mass": number("1", "squared norm of an earlier eigenvector on the later mask", "eigen"),
+    "overlap": number("1", "overlap tr(P1 P2) / k of the top-k eigenspaces", "cut"),
+    "chance": number("1", "expected overlap with a random subspace", "cut"),
+    "left_out": count("earlier eigenvectors of which too little is left on the later mask", "cut"),
+    "resolved": flag("whether the gap below k is resolved at both points", "cut"),
+    "principal_cosine": number("1", "cosine of the principal angle", "cut", "angle"),
+    "share": number("1", "part of a direction's squared norm in the earlier eigenspace", "direction", "cut"),
+}
 
-SCHEMAS: dict[str, dict[str, Variable]] = {"spectrum": SPECTRUM, "connectivity": CONNECTIVITY}
+SCHEMAS: dict[str, dict[str, Variable]] = {"spectrum": SPECTRUM, "connectivity": CONNECTIVITY, "alignment": ALIGNMENT}
 
 
 def table(schema: str) -> dict[str, Variable]:
