@@ -70,6 +70,8 @@ COORDINATES: dict[str, Variable] = {
     "layer": label("layer or parameter group", "layer"),
     "c": number("parameter^2 / nat", "scale c of log det(1 + c H)", "c"),
     "alpha": number(CURVATURE, "shift alpha of the effective dimension tr H / (H + alpha)", "alpha"),
+    "x": number("parameter", "first coordinate of a surface", "x"),
+    "y": number("parameter", "second coordinate of a surface", "y"),
     "cut": count("number k of leading eigenvectors", "cut"),
     "angle": count("number of the principal angle, smallest angle first", "angle"),
     "direction": label("direction that is compared with the eigenspace", "direction"),
@@ -172,7 +174,22 @@ ALIGNMENT: dict[str, Variable] = {
     "share": number("1", "part of a direction's squared norm in the earlier eigenspace", "direction", "cut"),
 }
 
-SCHEMAS: dict[str, dict[str, Variable]] = {"spectrum": SPECTRUM, "connectivity": CONNECTIVITY, "alignment": ALIGNMENT}
+SURFACE: dict[str, Variable] = {
+    "surface_loss": number("nat", "mean loss on the plane", "x", "y"),
+    "surface_accuracy": number("1", "fraction of examples classified correctly", "x", "y"),
+    "line_loss": number("nat", "mean loss on the line", "x"),
+    "line_accuracy": number("1", "fraction of examples classified correctly", "x"),
+    "marker_x": number("parameter", "first coordinate of a marked point", "marker"),
+    "marker_y": number("parameter", "second coordinate of a marked point", "marker"),
+    "off_plane": number("parameter", "distance of a marked point from the plane", "marker"),
+}
+
+SCHEMAS: dict[str, dict[str, Variable]] = {
+    "spectrum": SPECTRUM,
+    "connectivity": CONNECTIVITY,
+    "alignment": ALIGNMENT,
+    "surface": SURFACE,
+}
 
 
 def table(schema: str) -> dict[str, Variable]:
