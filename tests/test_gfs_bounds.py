@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from landscape.errors import InputError
-from landscape.pruning import gfs_bounds as bounds
+from landscape.pretraining import bounds
 from landscape.pruning import gfs_hull as hull
+from landscape.pruning import gfs_shape
 from landscape.pruning.gfs import SelectOptions, from_matrix, select
 from landscape.pruning.gfs_convex import ConvexLoss, select_convex
 from landscape.pruning.gfs_neurons import Neurons
@@ -30,7 +31,11 @@ def problem(seed):
 def test_bounds_hold_and_the_hull_loss_lies_below(seed):
     matrix, target = problem(seed)
     products = from_matrix(matrix, target)
-    path, shape, spread = select(products, SelectOptions(200)), bounds.statistics(products), bounds.diameter2(products)
+    path, shape, spread = (
+        select(products, SelectOptions(200)),
+        gfs_shape.statistics(products),
+        gfs_shape.diameter2(products),
+    )
     for bound in (
         bounds.bound_printed(path.loss[0], shape.dense_loss, spread, SIZES),
         bounds.bound_harmonic(path.loss[0], shape.dense_loss, shape.variance, SIZES),
@@ -50,7 +55,7 @@ def test_bounds_hold_and_the_hull_loss_lies_below(seed):
 
 def test_statistics_are_those_of_the_definition():
     matrix, target = problem(3)
-    shape = bounds.statistics(from_matrix(matrix, target))
+    shape = gfs_shape.statistics(from_matrix(matrix, target))
     mean = matrix.mean(1)
     assert shape.dense_loss == pytest.approx(((mean - target) ** 2).sum() / 2)
     assert shape.variance == pytest.approx(((matrix - mean[:, None]) ** 2).sum(0).mean())
@@ -58,13 +63,13 @@ def test_statistics_are_those_of_the_definition():
     assert shape.first_loss == pytest.approx((((matrix - target[:, None]) ** 2).sum(0) / 2).min())
     pairs = itertools.combinations(range(matrix.shape[1]), 2)
     widest = max(((matrix[:, i] - matrix[:, j]) ** 2).sum() for i, j in pairs)
-    assert bounds.diameter2(from_matrix(matrix, target), block=4) == pytest.approx(widest)
+    assert gfs_shape.diameter2(from_matrix(matrix, target), block=4) == pytest.approx(widest)
 
 
 def test_random_subsets_have_the_stated_mean_loss():
     rng = np.random.default_rng(0)
     matrix, target = rng.normal(size=(4, 6)), rng.normal(size=4)
-    shape = bounds.statistics(from_matrix(matrix, target))
+    shape = gfs_shape.statistics(from_matrix(matrix, target))
 
     def mean_loss(subsets):
         return np.mean([((matrix[:, list(s)].mean(1) - target) ** 2).sum() / 2 for s in subsets])
@@ -90,7 +95,7 @@ def test_a_target_on_the_mean_of_a_face_outside_the_hull_costs_at_most_the_varia
     matrix = np.vstack([face, np.zeros(8)])
     target = np.append(face.mean(1), 2.0)  # above the middle of a flat hull
     products = from_matrix(matrix, target)
-    path, shape = select(products, SelectOptions(200)), bounds.statistics(products)
+    path, shape = select(products, SelectOptions(200)), gfs_shape.statistics(products)
     assert (path.loss - shape.dense_loss <= shape.variance / (2 * SIZES) + 1e-12).all()
     best = hull.hull_loss(products)
     assert best.loss == pytest.approx(shape.dense_loss) == pytest.approx(2.0)
@@ -103,7 +108,7 @@ RADIUS = (1 - np.abs(INSIDE).sum()) / 2  # of the ball around INSIDE in the cros
 
 def test_interior_target_has_the_fast_rate():
     path = select(from_matrix(CROSS, INSIDE), SelectOptions(200))
-    assert bounds.diameter2(from_matrix(CROSS, INSIDE)) == pytest.approx(4)
+    assert gfs_shape.diameter2(from_matrix(CROSS, INSIDE)) == pytest.approx(4)
     assert (path.loss <= bounds.bound_interior(4.0, RADIUS, SIZES) + 1e-15).all()
 
 

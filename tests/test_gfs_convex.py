@@ -6,8 +6,8 @@ import torch
 from gfs_reference import naive_path
 
 from landscape.errors import InputError
+from landscape.pretraining.bounds import bound_harmonic
 from landscape.pruning.gfs import SelectOptions
-from landscape.pruning.gfs_bounds import bound_harmonic
 from landscape.pruning.gfs_convex import ConvexLoss, select_convex
 from landscape.pruning.gfs_neurons import Neurons
 

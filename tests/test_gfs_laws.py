@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from landscape import gfs_laws
 from landscape.errors import InputError
-from landscape.gfs_laws import Intervals, SlopeOptions, compare, exponent, fit, log_slope
+from landscape.pretraining import laws
+from landscape.pretraining.laws import Intervals, SlopeOptions, compare, exponent, fit, log_slope
 
 SIZES = np.array([250, 500, 1000, 2000, 4000, 8000, 16000.0])
 GRID = np.concatenate([[0], np.unique(np.round(2 ** (np.arange(0, 44) / 2)))])
@@ -114,8 +114,8 @@ def test_slope_against_log_k_is_found():
 def test_likelihood_of_intervals_is_that_of_the_normal_distribution():
     lower, upper = np.array([-1.0, 2.0, -np.inf, 0.5, 30.0]), np.array([1.0, 3.0, 0.0, np.inf, 31.0])
     expected = np.log(scipy.stats.norm.cdf(upper[:4]) - scipy.stats.norm.cdf(lower[:4]))
-    np.testing.assert_allclose(gfs_laws.log_probability(lower, upper)[:4], expected, rtol=1e-10)
-    assert gfs_laws.log_probability(lower, upper)[4] == pytest.approx(scipy.stats.norm.logsf(30), rel=1e-10)
+    np.testing.assert_allclose(laws.log_probability(lower, upper)[:4], expected, rtol=1e-10)
+    assert laws.log_probability(lower, upper)[4] == pytest.approx(scipy.stats.norm.logsf(30), rel=1e-10)
 
 
 def test_aicc_counts_parameters_and_scatter():
