@@ -30,6 +30,7 @@ from landscape import schemas
 from landscape.errors import InputError
 
 ENGINE: Final = "h5netcdf"
+TORCH_CANNOT_WRITE = ("PytorchStreamWriter", "inline_container", "iostream error")  # it raises a RuntimeError
 LIBRARIES = ("numpy", "scipy", "xarray", "h5netcdf", "h5py", "torch", "pyhessian")
 
 
@@ -56,9 +57,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     except OSError as error:
         raise InputError(f"cannot write {target}: {error.strerror or _first_line(error)}") from error
     except RuntimeError as error:
-        if "PytorchStreamWriter" not in str(error):  # how torch.save reports a disk that is full
+        if not any(words in str(error) for words in TORCH_CANNOT_WRITE):
             raise
-        raise InputError(f"cannot write {target}: {_first_line(error)}") from error
+        raise InputError(f"cannot write {target}: torch could not write all of it; is the disk full?") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -112,8 +113,9 @@ def write(dataset: xr.Dataset, path: str | os.PathLike[str], schema: str, force:
     attrs = {**provenance(), "quantity": schema, **dataset.attrs}
     result.attrs = {name: value for name, value in attrs.items() if value is not None}
     encoding: dict[Any, dict[str, Any]] = {name: {"_FillValue": None} for name in result.variables}
+    content = result.to_netcdf(engine=ENGINE, encoding=encoding)  # in memory: HDF5 crashes where a disk is full
     with atomic_path(path) as temporary:
-        result.to_netcdf(temporary, engine=ENGINE, encoding=encoding)
+        temporary.write_bytes(content)
     return Path(path)
 
 
