@@ -73,7 +73,10 @@ class CrossEntropy(ExampleLoss):
             raise InputError(
                 "cross entropy wants integer class labels; the targets are floating-point (use mse or bce?)"
             )
-        return _class_last(outputs, target), target
+        scores = _class_last(outputs, target)
+        if self.weight is not None and len(self.weight) != scores.shape[-1]:
+            raise InputError(f"there are {len(self.weight)} class weights for {scores.shape[-1]} classes")
+        return scores, target
 
     def per_example(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return weighted nll sums and weight sums per example, ``(N,)`` each (tokens of an example are summed)."""
