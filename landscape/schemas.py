@@ -72,6 +72,9 @@ COORDINATES: dict[str, Variable] = {
     "alpha": number(CURVATURE, "shift alpha of the effective dimension tr H / (H + alpha)", "alpha"),
     "x": number("parameter", "first coordinate of a surface", "x"),
     "y": number("parameter", "second coordinate of a surface", "y"),
+    "from_class": number("1", "lower edge of the class of |w| / threshold at the projected point", "from_class"),
+    "to_class": number("1", "lower edge of the class of |w| / threshold at the point", "to_class"),
+    "removal": label("which weights are removed", "removal"),
     "cut": count("number k of leading eigenvectors", "cut"),
     "angle": count("number of the principal angle, smallest angle first", "angle"),
     "direction": label("direction that is compared with the eigenspace", "direction"),
@@ -184,11 +187,29 @@ SURFACE: dict[str, Variable] = {
     "off_plane": number("parameter", "distance of a marked point from the plane", "marker"),
 }
 
+RENEWAL: dict[str, Variable] = {
+    "fraction_below": number("1", "fraction of surviving weights below the threshold that created the mask", "at"),
+    "flow": number(
+        "1", "fraction of weights that changed their class of |w| / threshold", "at", "from_class", "to_class"
+    ),
+    "mask_overlap": number("1", "fraction of the next removal that the point shares with the minimum", "at"),
+}
+
+PRUNING_STEPS: dict[str, Variable] = {
+    "step_length": number("parameter", "length of the step", "removal"),
+    "loss_increase": number("nat", "increase of the mean loss", "removal"),
+    "quadratic_increase": number("nat", "increase predicted by gradient and Hessian", "removal"),
+    "step_curvature": number(CURVATURE, "curvature along the step", "removal"),
+    "step_share": number("1", "part of the step's squared norm in the top eigenspace", "removal"),
+}
+
 SCHEMAS: dict[str, dict[str, Variable]] = {
     "spectrum": SPECTRUM,
     "connectivity": CONNECTIVITY,
     "alignment": ALIGNMENT,
     "surface": SURFACE,
+    "renewal": RENEWAL,
+    "pruning_steps": PRUNING_STEPS,
 }
 
 
