@@ -2,6 +2,7 @@
 
 Measure
     ``measure_spectrum(model, loss, data, mask=None, **options)``: Hessian eigenvalues, density, trace (``spectrum``).
+    ``measure_connectivity(models, loss, data, masks=None, **options)``: distances, barriers, disagreement.
 
 Read
     ``open_result(path)``: one result as a labelled :class:`xarray.Dataset` (``store``).
@@ -16,6 +17,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "measure_connectivity": "landscape.connectivity",
     "measure_spectrum": "landscape.spectrum",
     "open_result": "landscape.store",
 }

@@ -15,7 +15,6 @@ import torch
 from scipy.optimize import brentq
 from torch import Tensor, nn
 
-from landscape.barriers import tensors_of
 from landscape.batches import Batch
 from landscape.errors import InputError
 from landscape.losses import ExampleLoss
@@ -75,7 +74,7 @@ def output_layer(problem: Problem) -> list[str] | None:
 
 
 def _scaled(problem: Problem, names: list[str], scale: float) -> Problem:
-    tensors = tensors_of(problem)
+    tensors = problem.tensors()
     return problem.with_tensors({name: scale * tensors[name] for name in names})
 
 

@@ -216,6 +216,11 @@ class Problem:
             raise InputError(f"a point of shape {tuple(theta.shape)} does not fit {self.num_params} active parameters")
         return replace(self, parameters=self.parameters_at(theta))
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all parameters of the network by name, inactive ones included."""
+        values = {**self.constants, **self.parameters}
+        return {name: values[name] for name, _ in self.model.named_parameters()}
+
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> Problem:
         """Return the same problem with other values for parameters of any kind, inactive ones included.
 

@@ -20,7 +20,6 @@ import xarray as xr
 from torch import Tensor
 
 from landscape import seeds
-from landscape.barriers import tensors_of
 from landscape.errors import InputError
 from landscape.problem import Problem
 
@@ -76,7 +75,7 @@ def through(points: Sequence[Problem]) -> Plane:
     """Return the plane through three points: origin the first, x-axis towards the second, axes of unit length."""
     if len(points) != 3:
         raise InputError(f"a plane goes through three points, not {len(points)}")
-    tensors = [tensors_of(p) for p in points]
+    tensors = [p.tensors() for p in points]
     names = list(tensors[0])
     flat = [torch.cat([t[n].double().reshape(-1) for n in names]) for t in tensors]
     first, second = flat[1] - flat[0], flat[2] - flat[0]
@@ -100,7 +99,7 @@ def _split(flat: Tensor, like: Direction) -> Direction:
 
 
 def _at(origin: Problem, steps: Sequence[tuple[float, Direction]]) -> Problem:
-    tensors = tensors_of(origin)
+    tensors = origin.tensors()
     for length, direction in steps:
         tensors |= {name: tensors[name] + length * d for name, d in direction.items()}
     return origin.with_tensors(tensors)

@@ -3,8 +3,9 @@ import pytest
 import torch
 from torch import nn
 
-from landscape import barriers, connectivity, schemas
-from landscape.barriers import PathOptions, Predictions
+from landscape import connectivity, schemas
+from landscape.connectivity import barriers
+from landscape.connectivity.barriers import PathOptions, Predictions
 from landscape.errors import InputError
 from landscape.losses import CrossEntropy
 
@@ -38,7 +39,7 @@ def regression() -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_double_well_has_barrier_one():
     data = (torch.ones(3, 1, dtype=F64), torch.zeros(3, 1, dtype=F64))
-    result = connectivity.measure_models([Well(-1.0), Well(1.0)], "mse", data, num_bootstrap=0)
+    result = connectivity.measure_connectivity([Well(-1.0), Well(1.0)], "mse", data, num_bootstrap=0)
     for name in ("barrier_loss", "instability_loss"):
         np.testing.assert_allclose(result[name], 1.0, atol=1e-9)
     np.testing.assert_allclose(result["distance"], 2.0, rtol=1e-14)
@@ -70,7 +71,7 @@ def test_a_narrow_excess_is_found_by_refinement():
 def test_convex_quadratic_identity(regression):
     x, y = regression
     start, end = torch.zeros(1, 6, dtype=F64), torch.linspace(-1, 2, 6, dtype=F64)[None]
-    result = connectivity.measure_models([linear(start), linear(end)], "mse", (x, y), **FEW)
+    result = connectivity.measure_connectivity([linear(start), linear(end)], "mse", (x, y), **FEW)
     a = result["position"].values[0]
     step = (end - start).squeeze()
     curvature = float(step @ (x.T @ x / len(x)) @ step)
@@ -88,7 +89,7 @@ def test_gradient_flow_distance(regression):
     values, vectors = torch.linalg.eigh(hessian)
     flow = vectors @ torch.diag(torch.exp(-0.7 * values)) @ vectors.T
     at_t = optimum + flow @ (start - optimum)
-    result = connectivity.measure_models([linear(at_t[None]), linear(optimum[None])], "mse", (x, y), **FEW)
+    result = connectivity.measure_connectivity([linear(at_t[None]), linear(optimum[None])], "mse", (x, y), **FEW)
     expected = torch.sum(torch.exp(-2 * 0.7 * values) * (vectors.T @ (start - optimum)) ** 2).sqrt()
     np.testing.assert_allclose(result["distance"], float(expected), rtol=1e-12)
 
@@ -98,7 +99,7 @@ def test_projection_distance_is_the_length_of_the_pruning_step():
     mask = {"weight": torch.tensor([[True, False, False, True]])}
     data = (torch.eye(4, dtype=F64), torch.ones(4, 1, dtype=F64))
     models = {"minimum": linear(weight), "projected": linear(weight)}
-    result = connectivity.measure_models(models, "mse", data, masks=[None, mask], **FEW)
+    result = connectivity.measure_connectivity(models, "mse", data, masks=[None, mask], **FEW)
     np.testing.assert_allclose(result["distance"], (0.5**2 + 0.2**2) ** 0.5, rtol=1e-14)
     np.testing.assert_allclose(result["shared_distance"], 0.0)
     np.testing.assert_allclose(result["layer_distance"], [[(0.5**2 + 0.2**2) ** 0.5]])
@@ -154,11 +155,11 @@ def test_recalibrated_batchnorm_makes_a_rescaled_copy_the_same_network():
     twin.load_state_dict(model.state_dict())
     twin[0].weight.data *= 5
     twin[0].bias.data *= 5
-    result = connectivity.measure_models([model, twin], "cross_entropy", (x, y), test_data=(x[:9], y[:9]), **FEW)
+    result = connectivity.measure_connectivity([model, twin], "cross_entropy", (x, y), test_data=(x[:9], y[:9]), **FEW)
     assert float(result["barrier_loss"].max()) < 1e-12
     assert float(result["path_loss"].sel(split="train").std()) < 1e-12
     with pytest.raises(InputError, match="recalibrate or batch"):
-        connectivity.measure_models([model, twin], "cross_entropy", (x, y), batchnorm="running")
+        connectivity.measure_connectivity([model, twin], "cross_entropy", (x, y), batchnorm="running")
 
 
 def test_test_examples_are_a_split_of_their_own(regression):
@@ -166,9 +167,10 @@ def test_test_examples_are_a_split_of_their_own(regression):
     stream = torch.Generator().manual_seed(4)
     models = [nn.Linear(6, 3, dtype=F64), nn.Linear(6, 3, dtype=F64)]
     labels = torch.randint(3, (20,), generator=stream)
-    result = connectivity.measure_models(models, "cross_entropy", (x, labels), test_data=(x[:7], labels[:7]), **FEW)
+    test = (x[:7], labels[:7])
+    result = connectivity.measure_connectivity(models, "cross_entropy", (x, labels), test_data=test, **FEW)
     assert result["split"].values.tolist() == ["train", "test"]
-    alone = connectivity.measure_models(models, "cross_entropy", (x[:7], labels[:7]), **FEW)
+    alone = connectivity.measure_connectivity(models, "cross_entropy", test, **FEW)
     ends = result["path_error"].sel(split="test").values[0, [0, -1]]
     np.testing.assert_allclose(ends, alone["path_error"].values[0, 0, [0, -1]])
     schemas.check(result, "connectivity")
@@ -182,8 +184,8 @@ def test_pairs_and_bad_input():
     data = (torch.eye(2, dtype=F64), torch.ones(2, 1, dtype=F64))
     two = linear(torch.ones(1, 2, dtype=F64))
     with pytest.raises(InputError, match="equal architectures"):
-        connectivity.measure_models([two, nn.Linear(2, 1, dtype=F64)], "mse", data)
+        connectivity.measure_connectivity([two, nn.Linear(2, 1, dtype=F64)], "mse", data)
     with pytest.raises(InputError, match="two points"):
-        connectivity.measure_models([two], "mse", data)
+        connectivity.measure_connectivity([two], "mse", data)
     with pytest.raises(InputError, match="unknown option"):
-        connectivity.measure_models([two, two], "mse", data, num_point=3)
+        connectivity.measure_connectivity([two, two], "mse", data, num_point=3)

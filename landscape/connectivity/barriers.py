@@ -71,12 +71,6 @@ class Predictions:
         return None if self.errors is None else float(self.errors.mean())
 
 
-def tensors_of(problem: Problem) -> dict[str, Tensor]:
-    """Return all parameters of a point by name, those without active coordinates included."""
-    values = {**problem.constants, **problem.parameters}
-    return {name: values[name] for name, _ in problem.model.named_parameters()}
-
-
 @torch.no_grad()
 def predict(problem: Problem, batches: Sequence[Batch]) -> Predictions:
     """Return loss, error and outputs of every example. Cost: one forward pass."""
@@ -108,7 +102,7 @@ def _errors(loss: ExampleLoss, outputs: Tensor, batch: Batch) -> Tensor | None:
 
 def between(first: Problem, second: Problem, position: float) -> Problem:
     """Return the network at the position a on the segment; the ends are met exactly."""
-    start, end = tensors_of(first), tensors_of(second)
+    start, end = first.tensors(), second.tensors()
     return first.with_tensors({name: torch.lerp(start[name], end[name], position) for name in start})
 
 

@@ -1,7 +1,7 @@
 """How trained networks are connected: distances, barriers on the segment between them, disagreement.
 
 `measure` compares pairs of points of one architecture on the same examples; the points are embedded in R^D, pruned
-weights at zero. How a segment is walked is in `landscape.barriers`.
+weights at zero. How a segment is walked is in `landscape.connectivity.barriers`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from landscape.barriers import PathOptions, Predictions, predict, summarise, tensors_of, walk
 from landscape.batches import Batch, as_batches
+from landscape.connectivity.barriers import PathOptions, Predictions, predict, summarise, walk
 from landscape.errors import InputError
 from landscape.losses import CrossEntropy, ExampleLoss
 from landscape.problem import Problem, ProblemSettings
@@ -29,7 +29,7 @@ Pair = tuple[str, str]
 
 def _distances(first: Problem, second: Problem, reference: Problem | None) -> dict[str, Any]:
     """Return the distances of a pair, over all parameters and over the coordinates active at both, in float64."""
-    start, end = ({n: t.double() for n, t in tensors_of(p).items()} for p in (first, second))
+    start, end = ({n: t.double() for n, t in p.tensors().items()} for p in (first, second))
     ones = [p.unflatten(torch.ones(p.num_params, dtype=torch.float64, device=p.device)) for p in (first, second)]
     both = {name: ones[0][name] * ones[1][name] for name in start if name in ones[0] and name in ones[1]}
     squares = {name: float((end[name] - start[name]).square().sum()) for name in start}
@@ -45,7 +45,7 @@ def _distances(first: Problem, second: Problem, reference: Problem | None) -> di
         "layer_distance": np.sqrt(list(squares.values())),
     }
     if reference is not None:
-        origin = tensors_of(reference)
+        origin = reference.tensors()
         steps = [torch.cat([(t[n] - origin[n]).reshape(-1) for n in start]) for t in (start, end)]
         norms = float(steps[0].norm() * steps[1].norm())
         result["cosine"] = float(steps[0] @ steps[1]) / norms if norms else float("nan")
@@ -136,16 +136,16 @@ def measure(
             values |= disagreement(ends[first][split], ends[second][split], loss)
             row |= {(name, split): value for name, value in values.items()}
         rows.append(row)
-    return _dataset(rows, pairs, points, ends, list(tensors_of(model)))
+    return _dataset(rows, pairs, points, ends, list(model.tensors()))
 
 
 def _check(points: Mapping[str, Problem], pairs: Sequence[Pair]) -> None:
     if not pairs:
         raise InputError("connectivity needs at least two points")
     first = next(iter(points.values()))
-    shapes = {name: tuple(t.shape) for name, t in tensors_of(first).items()}
+    shapes = {name: tuple(t.shape) for name, t in first.tensors().items()}
     for name, point in points.items():
-        if {n: tuple(t.shape) for n, t in tensors_of(point).items()} != shapes:
+        if {n: tuple(t.shape) for n, t in point.tensors().items()} != shapes:
             raise InputError(f"{name} has parameters of other names or shapes; only equal architectures are connected")
         if point.data_sha256 != first.data_sha256:
             raise InputError(f"{name} is measured on other examples; compare points on the same data")
@@ -175,7 +175,7 @@ def _dataset(
     data["point_loss"] = (("split", "at"), np.array([[p.loss for p in row] for row in table]))
     if table[0][0].errors is not None:
         data["point_error"] = (("split", "at"), np.array([[p.error for p in row] for row in table], dtype=float))
-    norms = [sum(float(t.double().square().sum()) for t in tensors_of(p).values()) ** 0.5 for p in points.values()]
+    norms = [sum(float(t.double().square().sum()) for t in p.tensors().values()) ** 0.5 for p in points.values()]
     data["point_norm"] = (("at",), np.array(norms))
     first, second = zip(*pairs, strict=True)
     coords = {
@@ -189,14 +189,14 @@ def _dataset(
     return xr.Dataset(data, coords)
 
 
-def measure_models(
+def measure_connectivity(
     models: Sequence[nn.Module] | Mapping[str, nn.Module],
     loss: Any,
     data: Any,
     masks: Sequence[Mapping[str, Tensor] | None] | None = None,
     **options: Any,
 ) -> xr.Dataset:
-    """Measure how models of one architecture are connected; this is ``landscape.measure_connectivity``.
+    """Measure how models of one architecture are connected.
 
     Parameters
     ----------
@@ -212,7 +212,7 @@ def measure_models(
     --------
     >>> a, b = torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(1, 1, bias=False)
     >>> a.weight.data.fill_(0.0), b.weight.data.fill_(2.0)  # doctest: +SKIP
-    >>> result = measure_models([a, b], "mse", (torch.ones(1, 1), torch.ones(1, 1)))  # loss (w - 1)^2 / 2
+    >>> result = measure_connectivity([a, b], "mse", (torch.ones(1, 1), torch.ones(1, 1)))  # loss (w - 1)^2 / 2
     >>> float(result.distance)  # doctest: +SKIP
     2.0
     """
