@@ -42,7 +42,7 @@ class PathOptions:
         200, metavar="B", help="resamples of the examples behind the intervals; 0 leaves intervals out"
     )
     confidence: float = option(0.95, metavar="P", help="coverage of the intervals")
-    seed: int = option(0, help="seed of the resampling")
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if self.num_positions < 3 or self.num_refinements < 0 or self.num_bootstrap < 0:
