@@ -90,8 +90,8 @@ COORDINATES: dict[str, Variable] = {
     "level": count("pruning level"),
     "replicate": count("training repeat"),
     "point": label("where on a level: minimum, projected, restricted or rewind"),
-    "epoch": count("training epoch"),
-    "step": count("training step"),
+    "epoch": count("training epoch (0: the start)", "epoch"),
+    "step": count("training step", "step"),
 }
 
 MODEL: dict[str, Variable] = {
@@ -243,7 +243,15 @@ GFS: dict[str, Variable] = {
     "hull_loss_lo": number("nat", "certified lower bound on the loss in the hull", *_TRAINED),
 }
 
+TRAINING: dict[str, Variable] = {
+    "train_loss": number("nat", "mean loss over the training examples", "epoch"),
+    "train_accuracy": number("1", "fraction of training examples classified correctly", "epoch"),
+    "test_loss": number("nat", "mean loss over the test examples", "epoch"),
+    "test_accuracy": number("1", "fraction of test examples classified correctly", "epoch"),
+}
+
 SCHEMAS: dict[str, dict[str, Variable]] = {
+    "training": TRAINING,
     "spectrum": SPECTRUM,
     "connectivity": CONNECTIVITY,
     "alignment": ALIGNMENT,

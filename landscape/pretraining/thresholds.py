@@ -46,14 +46,15 @@ def sufficient_loss(result: xr.Dataset) -> xr.DataArray:
 def check_order(result: xr.Dataset) -> None:
     """Check the invariant: hull loss <= loss of the selected <= upper bound, at every checkpoint and size.
 
+    Every selection is a point of the hull. The upper bounds hold for uniform weights with replacement only, which the
+    attribute ``greedy_bounds`` says.
+
     Raises
     ------
     ArithmeticError
-        With the worst violation. Selections without replacement or with other weights have no upper bound; there only
-        the lower one is checked (line search), or neither (the plain average of distinct neurons lies in the hull
-        too).
+        With the worst violation.
     """
-    slack = ROUNDING * np.maximum(result["target_norm2"], result["first_loss"])
+    slack = ROUNDING * np.maximum(result["empty_loss"], result["first_loss"])
     checks = {"below the best loss in the hull": result["hull_loss_lo"] - result["loss"]}
     if result.attrs["greedy_bounds"]:
         checks["above its upper bound"] = result["loss"] - sufficient_loss(result)

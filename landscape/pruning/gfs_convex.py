@@ -83,6 +83,20 @@ class ConvexLoss:
         """Return the mean loss of neuron outputs ``(m, C)``, summed in float64."""
         return float(self.per_example(response).double().mean())
 
+    def accuracy(self, response: Tensor) -> float | None:
+        """Return the fraction of examples on the right side, or None for real-valued targets.
+
+        Two different target values of one output under mse count as two classes, parted in the middle between them.
+        """
+        scores = response + self.offset.to(response.dtype)
+        if self.name == "cross_entropy":
+            return float((scores.argmax(1) == self.target).double().mean())
+        low, high = float(self.target.min()), float(self.target.max())
+        if scores.shape[1] > 1 or not bool(((self.target == low) | (self.target == high)).all()):
+            return None
+        middle = 0.0 if self.name == "bce" else (low + high) / 2
+        return float(((scores > middle) == (self.target > (low + high) / 2)).double().mean())
+
     def gradient(self, response: Tensor) -> Tensor:
         """Return m times the gradient of the mean loss with respect to the neuron outputs, ``(m, C)``."""
         scores = response + self.offset.to(response.dtype)
