@@ -122,7 +122,7 @@ def hessian(problem: Problem) -> LinearOperator:
 
 
 def ggn(problem: Problem) -> LinearOperator:
-    """Return the generalised Gauss-Newton matrix J' H_out J / count, with the Hessian H_out of the loss in the outputs."""
+    """Return the generalised Gauss-Newton matrix J' H_out J / count; H_out is the loss's Hessian in the outputs."""
     return _curvature(problem, "ggn")
 
 

@@ -41,6 +41,7 @@ RANKS = {
     "curvature": 4,
     "figures": 4,
     "accessor": 5,
+    "examples": 5,
     "operators": 5,
     "training": 5,
     "dense": 6,

@@ -1,0 +1,129 @@
+"""Curvature one example at a time, along given vectors: what error bars over the data are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+from torch.func import jvp, vmap
+from torch.utils import _pytree as pytree
+
+from landscape import curvature
+from landscape.batches import Batch, batch_length
+from landscape.errors import InputError
+from landscape.losses import ExampleLoss
+from landscape.networks import second_order_kernels
+from landscape.problem import Problem
+
+Tensors = dict[str, Tensor]
+
+
+def example_curvature(problem: Problem, V: Tensor, kind: str = "hessian") -> tuple[Tensor, Tensor]:
+    r"""Return what each example contributes to the curvature along each vector.
+
+    Parameters
+    ----------
+    V
+        Vectors, ``(n, k)`` or ``(n,)``.
+    kind
+        ``hessian``, ``ggn`` or ``jtj``.
+
+    Returns
+    -------
+    The terms :math:`q_{nk} = v_k^\top \nabla^2 (\text{loss sum of example } n)\, v_k`, ``(N, k)`` (``(N,)`` for one
+    vector), and the counts :math:`c_n`, ``(N,)``, of this rank's examples. The ratio
+    :math:`\sum_n q_{nk} / \sum_n c_n` is :math:`v_k^\top H v_k`, weight decay included. With class weights or ignored
+    labels the counts differ, so the mean is a ratio estimator and its error that of ``q - (v'Hv) c``, not that of q.
+
+    Raises
+    ------
+    InputError
+        If BatchNorm normalises by the batch: the loss of an example then depends on the others.
+
+    Notes
+    -----
+    Cost: two nested forward-mode derivatives, about eight forward passes a vector (``hessian``), three (others). Losses
+    that are not known by example are evaluated one example at a time, vectorised where they allow it.
+    """
+    curvature.check_kind(kind)
+    if problem.batchnorm == "batch":
+        raise InputError("with BatchNorm statistics of the batch no example has a loss of its own; use running ones")
+    if V.shape[:1] != (problem.num_params,) or V.ndim > 2:
+        raise InputError(f"vectors of shape {tuple(V.shape)} do not fit {problem.num_params} active parameters")
+    block = V.reshape(problem.num_params, -1).to(problem.dtype)
+    directions = [problem.unflatten(v) for v in block.T.contiguous()]
+    terms, counts = [], []
+    with torch.no_grad(), second_order_kernels(problem.model):
+        for batch in problem.batches:
+            measured = [_terms(problem, kind, batch, direction) for direction in directions]
+            terms.append(torch.stack(measured, 1) if measured else block.new_zeros(batch_length(batch), 0))
+            counts.append(_counts(problem, kind, batch))
+    if not terms:
+        return V.new_zeros(0, *V.shape[1:]), V.new_zeros(0)
+    total, weight = torch.cat(terms), torch.cat(counts)
+    total = total + problem.weight_decay * weight[:, None] * block.square().sum(0)
+    return total.reshape(-1, *V.shape[1:]), weight
+
+
+def _terms(problem: Problem, kind: str, batch: Batch, direction: Tensors) -> Tensor:
+    """Return the contributions of the examples of a batch, ``(N,)``."""
+    loss = problem.loss_function
+    if isinstance(loss, ExampleLoss):
+
+        def sums(outputs: list[Tensor]) -> Tensor:
+            return loss.per_example(outputs[0], batch)[0]
+
+        return _second(problem, kind, batch, direction, sums)
+
+    return _by_example(lambda rows: _second(problem, kind, rows, direction, None), batch)
+
+
+def _second(
+    problem: Problem, kind: str, batch: Batch, direction: Tensors, sums: Callable[[list[Tensor]], Tensor] | None
+) -> Tensor:
+    """Return v'(curvature)v: by example if ``sums`` is the loss by example, of the whole batch if it is None."""
+    place, along = (problem.parameters,), (direction,)
+    if kind == "hessian":
+
+        def value(parameters: Mapping[str, Tensor]) -> Tensor:
+            if sums is None:
+                return problem.batch_loss(parameters, batch)[0]
+            return sums([problem.outputs(parameters, batch)])
+
+        return jvp(lambda p: jvp(value, (p,), along)[1], place, along)[1]
+    network = curvature.Network(problem, kind)
+    outputs, pushed, others = jvp(lambda p: network(p, batch), place, along, has_aux=True)  # type: ignore[misc]
+    if kind == "jtj":
+        return pushed[0].reshape(batch_length(batch), -1).square().sum(1)
+    head = sums or (lambda z: network.loss(z, others, batch))
+    return jvp(lambda z: jvp(head, (z,), (pushed,))[1], (outputs,), (pushed,))[1]
+
+
+def _counts(problem: Problem, kind: str, batch: Batch) -> Tensor:
+    """Return the counts of the examples of a batch, ``(N,)``; ones for ``jtj``, which divides by the examples."""
+    if kind == "jtj":
+        return torch.ones(batch_length(batch), dtype=problem.dtype, device=problem.device)
+    loss = problem.loss_function
+    if isinstance(loss, ExampleLoss):
+        return loss.per_example(problem.outputs(problem.parameters, batch), batch)[1]
+    return _by_example(lambda rows: problem.batch_loss(problem.parameters, rows)[1], batch)
+
+
+def _by_example(function: Callable[[Batch], Tensor], batch: Batch) -> Tensor:
+    """Apply a function of batches to each example on its own, vectorised where its operations allow that."""
+    leaves, spec = pytree.tree_flatten(batch)
+    length = batch_length(batch)
+    split = [isinstance(leaf, Tensor) and leaf.ndim > 0 and len(leaf) == length for leaf in leaves]
+
+    def single(*parts: Tensor) -> Tensor:
+        rows = iter(parts)
+        return function(
+            pytree.tree_unflatten([next(rows)[None] if s else f for f, s in zip(leaves, split, strict=True)], spec)
+        ).reshape(())
+
+    parts = [leaf for leaf, s in zip(leaves, split, strict=True) if s]
+    try:
+        return vmap(single)(*parts)
+    except RuntimeError:  # data-dependent control flow, or an operation without a batching rule
+        return torch.stack([single(*example) for example in zip(*parts, strict=True)])
