@@ -47,6 +47,10 @@ DIGITS_TRAIN = 1437
 Arrays = tuple[Tensor, Tensor]
 
 
+class NoTestSplitError(InputError):
+    """The source has training examples only."""
+
+
 @dataclass(frozen=True)
 class Constants:
     """Constants of ``unit``, (x - low) / (high - low), and after that of ``standard``, (x - mean) / deviation."""
@@ -345,7 +349,8 @@ def _of_split(content: Mapping[str, Any], split: str, name: str) -> tuple[Any, A
     keys = ("x", "y") if split == "train" else ("x_test", "y_test")
     missing = [key for key in keys if key not in content]
     if missing:
-        raise InputError(f"{name} has no {missing[0]!r} for the {split} split; it has {', '.join(sorted(content))}")
+        kind = NoTestSplitError if split == "test" and "x_test" not in content else InputError
+        raise kind(f"{name} has no {missing[0]!r} for the {split} split; it has {', '.join(sorted(content))}")
     return content[keys[0]], content[keys[1]]
 
 
@@ -358,7 +363,9 @@ def _call(function: Callable[..., Any], split: str, name: str) -> tuple[Any, Any
     if isinstance(result, Mapping):
         return _of_split(result, "train" if knows_split and "x" in result else split, name)
     if not knows_split and split == "test":
-        raise InputError(f"{name} has no test split: give it a parameter split, or let it return x_test and y_test")
+        raise NoTestSplitError(
+            f"{name} has no test split: give it a parameter split, or let it return x_test and y_test"
+        )
     if isinstance(result, tuple | list) and len(result) == 2 and all(hasattr(part, "shape") for part in result):
         return result[0], result[1]
     if not isinstance(result, Iterable):

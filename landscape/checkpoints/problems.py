@@ -126,17 +126,26 @@ def model_of(checkpoint: Checkpoint, options: ProblemOptions, data: Data) -> nn.
     model = models.build(name, **arguments)
     load_state(model, checkpoint.state_dict, name)
     model.eval()
+    check_inputs(model, name, data)
+    return model
+
+
+@torch.no_grad()
+def check_inputs(model: nn.Module, name: str, data: Data) -> None:
+    """Let one example pass through a network in eval mode, so that data of the wrong shape are told at once."""
     x = models.as_inputs(model, data.x[:1])
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    mode = model.training
+    model.eval()
     try:
-        with torch.no_grad():
-            model(x.to(dtype) if x.is_floating_point() else x)
+        model(x.to(dtype) if x.is_floating_point() else x)
     except (RuntimeError, IndexError, TypeError, ValueError) as error:
         raise InputError(
             f"the model {name} does not take inputs of shape {data.input_shape} ({str(error).splitlines()[0]}); "
             "check --data and --model-arg"
         ) from error
-    return model
+    finally:
+        model.train(mode)
 
 
 @torch.no_grad()

@@ -1,0 +1,177 @@
+"""The inner loop: tensors in memory, one gather per step, no synchronisation before the end of an epoch."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from landscape import loading, losses, seeds
+from landscape.errors import InputError
+from landscape.losses import ExampleLoss, Loss
+from landscape.training.options import Schedule, TrainOptions
+
+PAD = 4
+EVALUATION_BATCH = 2000
+
+
+@dataclass(eq=False)
+class Loop:
+    """A network in training.
+
+    Parameters
+    ----------
+    model
+        The network, on its device; it is changed.
+    data
+        Inputs and targets on the same device.
+    mask
+        Parameter name -> bool tensor; pruned weights are zero and stay exactly so.
+    data_seed
+        Names the order of the data, the augmentation and dropout; each epoch has streams of its own.
+    """
+
+    model: nn.Module
+    loss: Loss
+    data: tuple[Tensor, Tensor]
+    options: TrainOptions
+    mask: Mapping[str, Tensor]
+    data_seed: int
+
+    def __post_init__(self) -> None:
+        parameters = dict(self.model.named_parameters())
+        self.pruned = [(parameters[n], m.to(parameters[n].device, parameters[n].dtype)) for n, m in self.mask.items()]
+        with torch.no_grad():
+            for p, m in self.pruned:
+                p.mul_(m)
+        self.optimizer = self._optimizer()
+        self.steps_per_epoch = -(-len(self.data[0]) // self.options.batch_size)
+        self.schedule = Schedule(self.options, self.steps_per_epoch)
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        settings: dict[str, Any] = {"lr": self.options.lr, "weight_decay": self.options.weight_decay, "fused": True}
+        if self.options.optimizer == "adam":
+            return torch.optim.Adam(parameters, **settings)
+        return torch.optim.SGD(parameters, momentum=self.options.momentum, **settings)
+
+    def run_epoch(self, epoch: int, after_step: Callable[[int], None]) -> None:
+        """Train for one pass over the data.
+
+        Parameters
+        ----------
+        epoch
+            Its number, from 1.
+        after_step
+            Called with the number of finished steps.
+
+        Raises
+        ------
+        InputError
+            If the loss is NaN or infinite.
+        """
+        x, y = self.data
+        order = torch.randperm(len(x), generator=seeds.generator(self.data_seed, "order", epoch)).to(x.device)
+        augment = Augmentation(self.options.augment, len(x), self.data_seed, epoch)
+        step = (epoch - 1) * self.steps_per_epoch
+        running = torch.zeros((), device=x.device)
+        self.model.train()
+        with _own_random_state(self.data_seed, epoch, x.device):
+            for first in range(0, len(x), self.options.batch_size):
+                places = order[first : first + self.options.batch_size]
+                inputs = augment(x.index_select(0, places), first)
+                running += self._step(step, inputs, y.index_select(0, places))
+                step += 1
+                after_step(step)
+        if not bool(torch.isfinite(running)):
+            raise InputError(f"the loss became NaN or infinite in epoch {epoch}: lower --lr, or check the data")
+
+    def _step(self, step: int, x: Tensor, y: Tensor) -> Tensor:
+        """Take one step and return the mean loss before it."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.schedule(step)
+        total, count = self.loss(self.model(x), (x, y))
+        mean = total / count
+        self.optimizer.zero_grad(set_to_none=True)
+        mean.backward()
+        for p, m in self.pruned:
+            if p.grad is not None:
+                p.grad.mul_(m)
+        self.optimizer.step()
+        return mean.detach()
+
+
+class Augmentation:
+    """Random mirror images and shifts of a batch of images; the draws of an epoch are made at once.
+
+    Images are padded with ``PAD`` zeros (the mean, where the inputs are standardised) and cropped back.
+    """
+
+    def __init__(self, kind: str, size: int, seed: int, epoch: int) -> None:
+        self.active = kind == "flip_crop"
+        if self.active:
+            stream = seeds.generator(seed, "augment", epoch)
+            self.shifts = torch.randint(0, 2 * PAD + 1, (size, 2), generator=stream)
+            self.mirrored = torch.rand(size, generator=stream) < 0.5
+
+    def __call__(self, x: Tensor, first: int) -> Tensor:
+        """Return the augmented batch ``(B, C, H, W)`` whose examples have the places ``first``, ... in the epoch."""
+        if not self.active:
+            return x
+        size, channels, height, width = x.shape
+        part = slice(first, first + size)
+        down, right = self.shifts[part].T
+        columns = torch.arange(width).expand(size, width)
+        columns = torch.where(self.mirrored[part, None], columns.flip(1), columns) + right[:, None]
+        rows = torch.arange(height) + down[:, None]
+        padded = nn.functional.pad(x, (PAD, PAD, PAD, PAD))
+        places = rows[:, :, None] * (width + 2 * PAD) + columns[:, None, :]
+        flat = places.reshape(size, 1, -1).expand(size, channels, -1).to(x.device)
+        return padded.flatten(2).gather(2, flat).reshape(x.shape)
+
+
+@contextlib.contextmanager
+def _own_random_state(seed: int, epoch: int, device: torch.device) -> Iterator[None]:
+    """Give random layers (dropout) a stream of their own, and the caller its global state back."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seeds.generator(seed, "layers", epoch).initial_seed())
+        yield
+
+
+@contextlib.contextmanager
+def deterministic(device: torch.device) -> Iterator[None]:
+    """Choose the deterministic kernels of cuDNN, without TF32, for this scope."""
+    if device.type != "cuda":
+        yield
+        return
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        yield
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, loss: Loss, x: Tensor, y: Tensor) -> tuple[float, float | None]:
+    """Return the mean loss and the accuracy (None where the loss knows none), in eval mode; the mode is restored."""
+    sums = torch.zeros(4, dtype=torch.float64, device=x.device)
+    mode = model.training
+    model.eval()
+    try:
+        for inputs, targets in zip(x.split(EVALUATION_BATCH), y.split(EVALUATION_BATCH), strict=True):
+            outputs = model(inputs)
+            hits = loss.hits(outputs, (inputs, targets)) if isinstance(loss, ExampleLoss) else None
+            values = [*loss(outputs, (inputs, targets)), *(hits or (torch.zeros(()), torch.zeros(())))]
+            sums += torch.stack([torch.as_tensor(value, device=x.device).double() for value in values])
+    finally:
+        model.train(mode)
+    total, count, right, targets_seen = sums.tolist()
+    if not count > 0:
+        raise InputError("no target counts towards the loss")
+    return total / count, right / targets_seen if targets_seen else None
+
+
+def loss_of(name: str) -> Loss:
+    """Return the loss of a name or of ``MODULE:CALLABLE``."""
+    return losses.of(loading.import_object(name, "loss") if loading.is_code(name) else name)
