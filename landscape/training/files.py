@@ -44,6 +44,8 @@ class Branch:
         Weights and buffers; fresh ones from ``init_seed`` where None. Pruned entries are set to zero.
     mask
         Parameter name -> bool tensor; pruned weights stay exactly zero.
+    first_step
+        Steps that count as done (rewinding to step k): schedule, order of the data and numbers go on from there.
     init_seed, data_seed
         Seeds of the initialisation, and of order, augmentation and dropout; ``TrainOptions.seed`` where None.
     method, level, replicate
@@ -52,6 +54,7 @@ class Branch:
 
     start: Mapping[str, Tensor] | None = None
     mask: Mapping[str, Tensor] | None = None
+    first_step: int = 0
     init_seed: int | None = None
     data_seed: int | None = None
     method: str | None = None
@@ -141,7 +144,7 @@ class Session:
         self.data_seed = options.seed if branch.data_seed is None else branch.data_seed
         self.device = checkpoints.resolve_device(options.device)
         self.rows: list[dict[str, float | None]] = []
-        self.seconds, self.first_epoch = 0.0, 1
+        self.seconds = 0.0
 
     def finished(self, data: tuple[Data, Data | None] | None) -> Trained | None:
         """Load the data, and return the outcome that stands at ``out`` if it is that of this very training."""
@@ -167,7 +170,7 @@ class Session:
         else:
             self._restore(state)
         steps = self.loop.steps_per_epoch
-        total, done = self.options.epochs * steps, (self.first_epoch - 1) * steps
+        total, done = self.options.epochs * steps, max(self.branch.first_step, (self.next_epoch - 1) * steps)
         bar: tqdm[int]
         with (
             cli.progress(total, "training", self.control.quiet, done=done, unit="step") as bar,
@@ -178,9 +181,9 @@ class Session:
                 bar.update()
                 self._after_step(step)
 
-            for epoch in range(self.first_epoch, self.options.epochs + 1):
+            for epoch in range(self.next_epoch, self.options.epochs + 1):
                 self.loop.run_epoch(epoch, after_step)
-                self._record(epoch)
+                self._record()
                 bar.set_postfix({k: f"{v:.4g}" for k, v in self.rows[-1].items() if v is not None}, refresh=False)
                 self.seconds = time.perf_counter() - started
                 stop = self.control.on_epoch is not None and bool(self.control.on_epoch(epoch, self.model))
@@ -205,10 +208,16 @@ class Session:
         self.model.to(self.device)
         self.tensors = self._placed(self.data)
         self.test_tensors = None if self.test is None else self._placed(self.test)
-        self.loop = Loop(self.model, self.loss, self.tensors, self.options, self.mask, self.data_seed)
-        too_late = [s for s in self.options.checkpoint_steps if s > self.loop.steps_per_epoch * self.options.epochs]
-        if too_late:
-            raise InputError(f"--checkpoint-steps {too_late[0]} comes after the last step of the training")
+        first = self.branch.first_step
+        self.loop = Loop(self.model, self.loss, self.tensors, self.options, self.mask, self.data_seed, first)
+        last = self.loop.steps_per_epoch * self.options.epochs
+        if not 0 <= first <= last:
+            raise InputError(f"the training has {last} steps and cannot start from step {first}")
+        for step in self.options.checkpoint_steps:
+            if not first <= step <= last:
+                raise InputError(f"--checkpoint-steps {step}: the training goes from step {first} to step {last}")
+        self.start_epoch = first // self.loop.steps_per_epoch
+        self.next_epoch = self.start_epoch + 1
 
     def _placed(self, data: Data) -> tuple[Tensor, Tensor]:
         """Return inputs and targets on the device, in the dtype of the weights."""
@@ -221,7 +230,7 @@ class Session:
         """Return what decides the tensors, as JSON; data, start and mask by their checksums."""
         what = asdict(replace(self.options, device=self.device.type))
         what |= {"init_seed": self.init_seed, "data_seed": self.data_seed, "threads": torch.get_num_threads()}
-        what |= {name: getattr(self.branch, name) for name in ("method", "level", "replicate")}
+        what |= {name: getattr(self.branch, name) for name in ("method", "level", "replicate", "first_step")}
         what |= {"start_sha256": _sha256(self.branch.start), "mask_sha256": _sha256(self.branch.mask)}
         what |= {"data_sha256": self.data.sha256, "test_sha256": None if self.test is None else self.test.sha256}
         return store.as_json(what)
@@ -234,13 +243,13 @@ class Session:
     def _begin(self) -> None:
         """Write the files of the start."""
         self.rows = []
-        self._record(0)
+        self._record()
         if self.folder is not None:
-            self._save(self.folder / "start.pt", 0, 0)
-        self._after_step(0)
+            self._save(self.folder / "start.pt", self.start_epoch, self.branch.first_step)
+        self._after_step(self.branch.first_step)
 
-    def _record(self, epoch: int) -> None:
-        """Add the losses and accuracies after an epoch to the curves."""
+    def _record(self) -> None:
+        """Add the losses and accuracies at this moment to the curves."""
         row: dict[str, float | None] = {}
         for split, tensors in (("train", self.tensors), ("test", self.test_tensors)):
             if tensors is not None:
@@ -315,7 +324,7 @@ class Session:
         self.model.load_state_dict(state["model"])
         self.loop.optimizer.load_state_dict(state["optimizer"])
         self.rows, self.seconds = state["rows"], state["seconds"]
-        self.first_epoch = (self.options.epochs if state["stopped"] else state["epoch"]) + 1
+        self.next_epoch = (self.options.epochs if state["stopped"] else state["epoch"]) + 1
         cli.log(f"continuing after epoch {state['epoch']}", self.control.quiet)
 
     def _curves(self) -> xr.Dataset:
@@ -330,12 +339,13 @@ class Session:
             "threads": torch.get_num_threads(),
             "seconds": self.seconds,
         }
-        return xr.Dataset(variables, {"epoch": list(range(len(self.rows)))}, attrs)
+        return xr.Dataset(variables, {"epoch": [self.start_epoch + row for row in range(len(self.rows))]}, attrs)
 
     def _finish(self) -> Trained:
         """Write curves and end, and then remove the state."""
-        epoch = len(self.rows) - 1
-        curves, checkpoint = self._curves(), self._checkpoint(epoch, epoch * self.loop.steps_per_epoch)
+        epoch = self.start_epoch + len(self.rows) - 1
+        step = max(self.branch.first_step, epoch * self.loop.steps_per_epoch)
+        curves, checkpoint = self._curves(), self._checkpoint(epoch, step)
         if self.final is None or self.curves_path is None or self.state is None:
             return Trained(checkpoint, curves)
         # Without its end, what stands here is left over from an interrupted training.

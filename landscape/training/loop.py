@@ -33,6 +33,8 @@ class Loop:
         Parameter name -> bool tensor; pruned weights are zero and stay exactly so.
     data_seed
         Names the order of the data, the augmentation and dropout; each epoch has streams of its own.
+    first_step
+        Steps that count as done: schedule and order of the data go on from there.
     """
 
     model: nn.Module
@@ -41,6 +43,7 @@ class Loop:
     options: TrainOptions
     mask: Mapping[str, Tensor]
     data_seed: int
+    first_step: int = 0
 
     def __post_init__(self) -> None:
         parameters = dict(self.model.named_parameters())
@@ -77,11 +80,12 @@ class Loop:
         x, y = self.data
         order = torch.randperm(len(x), generator=seeds.generator(self.data_seed, "order", epoch)).to(x.device)
         augment = Augmentation(self.options.augment, len(x), self.data_seed, epoch)
-        step = (epoch - 1) * self.steps_per_epoch
+        step = max(self.first_step, (epoch - 1) * self.steps_per_epoch)
+        skipped = (step - (epoch - 1) * self.steps_per_epoch) * self.options.batch_size
         running = torch.zeros((), device=x.device)
         self.model.train()
         with _own_random_state(self.data_seed, epoch, x.device):
-            for first in range(0, len(x), self.options.batch_size):
+            for first in range(skipped, len(x), self.options.batch_size):
                 places = order[first : first + self.options.batch_size]
                 inputs = augment(x.index_select(0, places), first)
                 running += self._step(step, inputs, y.index_select(0, places))
