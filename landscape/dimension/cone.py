@@ -1,0 +1,252 @@
+"""The cone condition of gradient flow: a spectral gap of the averaged Hessian across a splitting, at every segment.
+
+For two solutions with difference w, ``dw/dt = -Hbar w`` with the symmetric ``Hbar = int_0^1 H(v + s w) ds``. With any
+orthogonal splitting into slow P and fast Q, the off-diagonal blocks cancel in the derivative of |Q w|^2 - |P w|^2, so
+that
+
+    kappa = lambda_min(Q Hbar Q) - lambda_max(P Hbar P) > 0
+
+on all segments of a convex region makes the cone |Q w| <= |P w| positively invariant there, and lambda_min(Q Hbar Q) >
+0 attracts to it. Coupling of the two sides and scalar shifts cost nothing, so that this is much sharper than gap > 2 l.
+By convexity it is enough that kappa > 0 at every point of the region. A sampled minimum is an upper bound of the true
+one.
+
+References
+----------
+Constantin, Foias, Nicolaenko and Temam (1989), Integral Manifolds and Inertial Manifolds; Robinson (1993); Zelik
+(2014), arXiv:1303.4457 (cone condition to manifold). The form for gradient systems is derived in the text above.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from landscape import lanczos
+from landscape.dimension.combine import combination
+from landscape.dimension.rates import Array
+from landscape.errors import InputError
+from landscape.operators import LinearOperator, hessian
+from landscape.problem import Problem
+from landscape.seeds import generator
+
+_SYMMETRY = 1e-3
+NOT_SYMMETRIC = "the Jacobian is not symmetric: this is no gradient system, and the cone gap does not apply to it"
+
+
+@dataclass(frozen=True)
+class Margins:
+    """The two sides of the cone gap for each number of fast modes, at one point or segment.
+
+    Attributes
+    ----------
+    attraction
+        lambda_min(Q H Q) with the first k vectors of the basis as Q, ``(K,)`` for k = 1..K.
+    ceiling
+        lambda_max(P H P) over the complement, ``(K,)``.
+    residual
+        Norm of the residual of the vector behind ``ceiling``, ``(K,)``; zero where computed densely.
+    num_products
+        Cost, in Hessian-vector products.
+    """
+
+    attraction: Array
+    ceiling: Array
+    residual: Array
+    num_products: int = 0
+
+    @property
+    def gap(self) -> Array:
+        """The cone gap kappa, ``(K,)``."""
+        return self.attraction - self.ceiling
+
+
+@dataclass(frozen=True)
+class ConeResult:
+    """The cone condition over a sampled region.
+
+    Attributes
+    ----------
+    dimension
+        N = n - k for the largest k whose cone gap and attraction are positive at every sample; None if there is none.
+    num_fast
+        That k, ``gap_index``.
+    gap, attraction
+        Smallest cone gap and smallest attraction over the samples for k = 1..K, ``(K,)``.
+    tested
+        K: no claim is made about more fast modes than that.
+    num_samples, num_products
+        How many points or segments, and their cost.
+    """
+
+    dimension: int | None
+    num_fast: int | None
+    gap: Array
+    attraction: Array
+    tested: int
+    num_samples: int
+    num_products: int
+
+
+def block_margins(matrix: Array) -> tuple[Array, Array]:
+    """Return lambda_min of the leading k x k blocks and lambda_max of the complementary blocks, ``(..., n - 1)`` each.
+
+    Parameters
+    ----------
+    matrix
+        Symmetric ``(..., n, n)`` in a basis that begins with the fast directions.
+    """
+    size = matrix.shape[-1]
+    lead = [np.linalg.eigvalsh(matrix[..., :k, :k])[..., 0] for k in range(1, size)]
+    rest = [np.linalg.eigvalsh(matrix[..., k:, k:])[..., -1] for k in range(1, size)]
+    return np.stack(lead, axis=-1), np.stack(rest, axis=-1)
+
+
+def dense_margins(matrix: Array, basis: Array) -> Margins:
+    """Return the margins of a full matrix for every k = 1..n-1.
+
+    Parameters
+    ----------
+    matrix
+        Symmetric ``(n, n)``, or a stack ``(samples, n, n)``: then every array of the result has a first axis of
+        samples.
+    basis
+        Orthonormal ``(n, n)``, fast directions first.
+    """
+    if np.abs(matrix - np.swapaxes(matrix, -1, -2)).max() > 1e-8 * np.abs(matrix).max():
+        raise InputError(NOT_SYMMETRIC)
+    attraction, ceiling = block_margins(basis.T @ matrix @ basis)
+    return Margins(attraction, ceiling, np.zeros_like(ceiling), int(np.prod(matrix.shape[:-1])))
+
+
+def margins(operator: LinearOperator, basis: Tensor, depth: int = 30, seed: int = 0) -> Margins:
+    """Return the cone margins of a Hessian for k = 1..K fast directions.
+
+    Parameters
+    ----------
+    operator
+        The Hessian at a point, or averaged over a segment (:func:`segment`).
+    basis
+        Orthonormal ``(n, K)``, K < n, fast directions first; for instance the top eigenvectors at the base point.
+    depth
+        Lanczos steps m on the complement.
+
+    Notes
+    -----
+    Cost: K + m products for all k together. The Hessian is compressed to the span of the basis and of one Krylov space
+    of the complement, where both sides of each splitting are small eigenproblems.
+    Error: ``attraction`` is exact; ``ceiling`` is a Ritz value, at most the true lambda_max(P H P) and within
+    ``residual`` of an eigenvalue of P H P; so a negative gap is definite, a positive one holds up to the Lanczos error.
+    """
+    size, fast = basis.shape
+    if not 0 < fast < size:
+        raise InputError(f"{fast} fast directions do not split R^{size}; choose 1 to {size - 1} (--fast)")
+    start_count = operator.num_products
+    product = operator @ basis
+
+    def project(block: Tensor) -> Tensor:
+        return block - basis @ (basis.T @ block)
+
+    deflated = LinearOperator(lambda block: project(operator @ project(block)), size, operator.dtype, operator.device)
+    start = torch.randn(size, generator=generator(seed, "cone"), dtype=torch.float64)
+    start = project(start.to(operator.device, operator.dtype))
+    krylov = lanczos.krylov(deflated, start, min(depth, size - fast))
+    assert krylov.basis is not None
+    other = krylov.basis.T
+    inner = np.diag(np.asarray(krylov.alpha.cpu(), dtype=float))
+    beta = np.asarray(krylov.beta.cpu(), dtype=float)
+    inner += np.diag(beta, 1) + np.diag(beta, -1)
+    lead = _small(basis.T @ product)
+    _check_symmetric(lead)
+    cross = _small(product.T @ other)
+    matrix = np.block([[(lead + lead.T) / 2, cross], [cross.T, inner]])
+    outside = product - basis @ (basis.T @ product) - other @ (other.T @ product)
+    cost = operator.num_products - start_count
+    return _compressed(matrix, _small(outside.T @ outside), float(krylov.residual_norm), cost)
+
+
+def _small(matrix: Tensor) -> Array:
+    return np.asarray(matrix.double().cpu())
+
+
+def _check_symmetric(matrix: Array) -> None:
+    if not np.isfinite(matrix).all():
+        raise InputError("a Hessian product holds NaN or infinite values at a sampled point")
+    if np.abs(matrix - matrix.T).max() > _SYMMETRY * np.abs(matrix).max():
+        raise InputError(NOT_SYMMETRIC)
+
+
+def _compressed(matrix: Array, outside: Array, tail: float, num_products: int) -> Margins:
+    """Return the margins of the compressed Hessian; ``outside`` is the Gram matrix of what leaves the span."""
+    fast = len(outside)
+    attraction, ceiling, residual = np.empty(fast), np.empty(fast), np.empty(fast)
+    for k in range(1, fast + 1):
+        attraction[k - 1] = np.linalg.eigvalsh(matrix[:k, :k])[0]
+        values, vectors = np.linalg.eigh(matrix[k:, k:])
+        ceiling[k - 1], top = values[-1], vectors[:, -1]
+        ours = top[: fast - k]
+        leak = max(float(ours @ outside[k:, k:] @ ours), 0.0)
+        residual[k - 1] = np.sqrt(leak) + tail * abs(top[-1])
+    return Margins(attraction, ceiling, residual, num_products)
+
+
+def segment(problem: Problem, start: Tensor, end: Tensor, nodes: int = 3) -> LinearOperator:
+    """Return the Hessian averaged over the segment from ``start (n,)`` to ``end (n,)`` by Gauss-Legendre quadrature.
+
+    Notes
+    -----
+    Cost: ``nodes`` products each. Exact where the Hessian is a polynomial of degree < 2 ``nodes`` along the segment;
+    one node is the midpoint.
+    """
+    position, weight = np.polynomial.legendre.leggauss(nodes)
+    points = [start + (1 + s) / 2 * (end - start) for s in position.tolist()]
+    return combination([(w / 2, hessian(problem.at(point))) for w, point in zip(weight.tolist(), points, strict=True)])
+
+
+def collect(samples: Sequence[Margins], size: int) -> ConeResult:
+    """Return the cone condition over samples: the minimum over them for each k, and the largest k that passes.
+
+    Parameters
+    ----------
+    size
+        n, so that N = n - k.
+
+    Notes
+    -----
+    Error: the minimum over samples is an upper bound of the one over the region, so that N is optimistic.
+    """
+    if not samples:
+        raise InputError("the cone condition needs at least one sampled point")
+    gap = np.min([np.atleast_2d(sample.gap).min(axis=0) for sample in samples], axis=0)
+    attraction = np.min([np.atleast_2d(sample.attraction).min(axis=0) for sample in samples], axis=0)
+    if not (np.isfinite(gap).all() and np.isfinite(attraction).all()):
+        raise InputError("a cone margin is NaN or infinite: a sampled point is outside the domain of the loss")
+    good = np.flatnonzero((gap > 0) & (attraction > 0))
+    best = int(good[-1]) + 1 if len(good) else None
+    return ConeResult(
+        dimension=None if best is None else size - best,
+        num_fast=best,
+        gap=gap,
+        attraction=attraction,
+        tested=len(gap),
+        num_samples=sum(len(np.atleast_2d(sample.gap)) for sample in samples),
+        num_products=sum(sample.num_products for sample in samples),
+    )
+
+
+def fast_basis(
+    operator: LinearOperator, count: int, tolerance: float = 1e-4, seed: int = 0
+) -> tuple[Array, Tensor, Array]:
+    """Return the ``count`` largest eigenvalues ``(K,)`` descending, their vectors ``(n, K)``, and their residuals.
+
+    For a splitting that serves a whole trajectory, hand over the average of its Hessians.
+    """
+    options = lanczos.EigenOptions(largest=count, smallest=0, tolerance=tolerance, seed=seed)
+    pairs = lanczos.eigenpairs(operator, options)
+    order = torch.argsort(pairs.eigenvalue, descending=True)
+    vectors, _ = torch.linalg.qr(pairs.eigenvector[:, order])
+    return _small(pairs.eigenvalue[order]), vectors, _small(pairs.residual[order])
