@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.func import jvp, vmap
+from torch.func import vmap
 from torch.utils import _pytree as pytree
 
 from landscape import curvature
@@ -15,8 +15,6 @@ from landscape.errors import InputError
 from landscape.losses import ExampleLoss
 from landscape.networks import second_order_kernels
 from landscape.problem import Problem
-
-Tensors = dict[str, Tensor]
 
 
 def example_curvature(problem: Problem, V: Tensor, kind: str = "hessian") -> tuple[Tensor, Tensor]:
@@ -66,38 +64,11 @@ def example_curvature(problem: Problem, V: Tensor, kind: str = "hessian") -> tup
     return total.reshape(-1, *V.shape[1:]), weight
 
 
-def _terms(problem: Problem, kind: str, batch: Batch, direction: Tensors) -> Tensor:
+def _terms(problem: Problem, kind: str, batch: Batch, direction: dict[str, Tensor]) -> Tensor:
     """Return the contributions of the examples of a batch, ``(N,)``."""
-    loss = problem.loss_function
-    if isinstance(loss, ExampleLoss):
-
-        def sums(outputs: list[Tensor]) -> Tensor:
-            return loss.per_example(outputs[0], batch)[0]
-
-        return _second(problem, kind, batch, direction, sums)
-
-    return _by_example(lambda rows: _second(problem, kind, rows, direction, None), batch)
-
-
-def _second(
-    problem: Problem, kind: str, batch: Batch, direction: Tensors, sums: Callable[[list[Tensor]], Tensor] | None
-) -> Tensor:
-    """Return v'(curvature)v: by example if ``sums`` is the loss by example, of the whole batch if it is None."""
-    place, along = (problem.parameters,), (direction,)
-    if kind == "hessian":
-
-        def value(parameters: Mapping[str, Tensor]) -> Tensor:
-            if sums is None:
-                return problem.batch_loss(parameters, batch)[0]
-            return sums([problem.outputs(parameters, batch)])
-
-        return jvp(lambda p: jvp(value, (p,), along)[1], place, along)[1]
-    network = curvature.Network(problem, kind)
-    outputs, pushed, others = jvp(lambda p: network(p, batch), place, along, has_aux=True)  # type: ignore[misc]
-    if kind == "jtj":
-        return pushed[0].reshape(batch_length(batch), -1).square().sum(1)
-    head = sums or (lambda z: network.loss(z, others, batch))
-    return jvp(lambda z: jvp(head, (z,), (pushed,))[1], (outputs,), (pushed,))[1]
+    if isinstance(problem.loss_function, ExampleLoss) or kind == "jtj":
+        return curvature.along(problem, kind, batch, direction, by_example=True)
+    return _by_example(lambda rows: curvature.along(problem, kind, rows, direction), batch)
 
 
 def _counts(problem: Problem, kind: str, batch: Batch) -> Tensor:

@@ -4,6 +4,6 @@
 """
 
 from landscape.curvature.eager import double_backward
-from landscape.curvature.kinds import KINDS, Network, check_kind, divisor
+from landscape.curvature.kinds import KINDS, Network, along, check_kind, divisor
 
-__all__ = ["KINDS", "Network", "check_kind", "divisor", "double_backward"]
+__all__ = ["KINDS", "Network", "along", "check_kind", "divisor", "double_backward"]

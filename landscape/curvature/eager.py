@@ -30,7 +30,7 @@ def double_backward(problem: Problem, kind: str, batch: Batch, directions: Seque
         products = [_pull(slopes, points, column) for column in columns]
     else:
         network = Network(problem, kind)
-        outputs, others = network(leaves, batch)
+        outputs, others = network.divide(network.values(leaves, batch))
         duals = [torch.zeros_like(z, requires_grad=True) for z in outputs]
         pulled = _pull(outputs, points, duals, create_graph=True)
         metric = _output_metric(network, kind, batch, outputs, others)
