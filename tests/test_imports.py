@@ -16,30 +16,35 @@ PACKAGE = ROOT / "landscape"
 # A module imports modules of lower rank only. A package has one rank; its own modules may import each other.
 RANKS = {
     "errors": 0,
-    "archives": 1,
-    "loading": 1,
     "schemas": 0,
     "seeds": 0,
+    "alignment": 1,
+    "archives": 1,
     "batches": 1,
     "cli": 1,
-    "datasets": 2,
     "decisions": 1,
-    "masks": 2,
-    "models": 2,
+    "loading": 1,
     "networks": 1,
     "parallel": 1,
     "store": 1,
     "tasks": 1,
+    "datasets": 2,
     "density": 2,
     "gaps": 2,
     "journal": 2,
     "losses": 2,
+    "masks": 2,
+    "models": 2,
+    "pretraining": 2,
+    "runs": 2,
     "preconditions": 3,
     "problem": 3,
     "barriers": 4,
     "checkpoints": 4,
+    "controls": 4,
     "curvature": 4,
     "figures": 4,
+    "surfaces": 4,
     "accessor": 5,
     "examples": 5,
     "operators": 5,
@@ -52,13 +57,14 @@ RANKS = {
     "spectrum": 8,
     "volume": 8,
     "pruning": 9,
-    "study": 10,
+    "renewal": 10,
+    "study": 11,
 }
 
 # The half that works on stored results: it must import where there is no torch.
 ARRAYS = {
     *("errors", "schemas", "seeds", "cli", "store", "tasks", "decisions"),
-    *("density", "gaps", "preconditions", "figures", "accessor"),
+    *("density", "gaps", "pretraining", "preconditions", "figures", "accessor"),
 }
 
 
