@@ -327,6 +327,11 @@ class Problem:
 
     # ---- construction ------------------------------------------------------------------------------------------
 
+    def recounted(self) -> Problem:
+        """Return the problem with the count and the number of examples of its present batches (after a split)."""
+        number = torch.tensor([float(sum(batch_length(batch) for batch in self.batches))])
+        return replace(self, num_examples=int(parallel.sum_ranks(number)))._counted()
+
     def _counted(self) -> Problem:
         loss, _, count = self._evaluate()
         if not count > 0:

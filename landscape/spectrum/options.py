@@ -62,7 +62,7 @@ def plan(options: SpectrumOptions, n: int) -> Plan:
     smallest = min(SMALLEST, room) if options.smallest is None else options.smallest
     if smallest > room:
         raise InputError(
-            f"{largest} eigenvalues from the top and {smallest} from the bottom overlap, as there are {n}; ask for fewer"
+            f"{largest} eigenvalues from the top and {smallest} from the bottom overlap (there are {n}); ask for fewer"
         )
     if options.engine == "dense":
         return Plan(n, 0, 0, 0)
