@@ -59,16 +59,22 @@ def torch_file(path: str | Path, what: str = "checkpoint") -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns about TorchScript archives before it refuses them
             return torch.load(file, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
     except pickle.UnpicklingError as error:
-        if "nsupported" in str(error) or "GLOBAL" in str(error):
+        if _is_pickle(file) and "truncated" not in str(error):
             raise InputError(_needs_code(file, what)) from error
         raise InputError(f"{file} is not a {what}: it is truncated or no file of torch.save") from error
-    except RuntimeError as error:
+    except Exception as error:  # foreign bytes make the parser fail in any way
         if "TorchScript" in str(error):
             raise InputError(_needs_code(file, what)) from error
-        raise InputError(f"{file} is not a {what}: it is truncated or corrupted") from error
-    except (OSError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError, AssertionError) as error:
         raise InputError(f"{file} is not a {what}: it is truncated or no file of torch.save") from error
+
+
+def _is_pickle(file: Path) -> bool:
+    """Tell a pickle, or a zip that may hold one, by its first bytes."""
+    with file.open("rb") as opened:
+        return opened.read(2).startswith((b"\x80", b"PK"))
 
 
 def _needs_code(file: Path, what: str) -> str:
