@@ -337,7 +337,7 @@ def _read_npz(path: Path, split: str) -> tuple[Any, Any]:
     if not path.is_file():
         raise InputError(f"there is no data file {path}")
     try:
-        with np.load(path, allow_pickle=False) as content:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
             return _of_split({key: content[key] for key in content.files}, split, str(path))
     except InputError:
         raise

@@ -48,7 +48,7 @@ def _read_npz(file: Path) -> dict[str, Tensor]:
     if not file.is_file():
         raise InputError(f"there is no mask {file}")
     try:
-        with np.load(file, allow_pickle=False) as content:
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as content:
             return {name: torch.from_numpy(content[name]) for name in content.files}
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(

@@ -1,0 +1,424 @@
+"""Data: official files and their checksums, foreign arrays, samples that nest, normalisation, the hash."""
+
+import gzip
+import hashlib
+import io
+import os
+import pickle
+import sys
+import tarfile
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from helpers import assert_close, data_directory
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from landscape import archives, datasets
+from landscape.archives import Archive
+from landscape.datasets import Sample, load
+from landscape.errors import InputError
+
+RANDOM = np.random.default_rng(0)
+
+
+def md5(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise ConnectionError("no network in tests")
+
+    monkeypatch.setattr(archives.pooch, "retrieve", refuse)
+
+
+# ---- official files --------------------------------------------------------------------------------------------------
+
+
+def cifar_pickles() -> dict[str, bytes]:
+    """A CIFAR-100 of 20 + 10 images as Python 2 wrote it: byte-string keys, an array of rows, lists of labels."""
+    files = {}
+    for name, number in (("train", 20), ("test", 10)):
+        batch = {
+            b"data": RANDOM.integers(0, 256, (number, 3072), dtype=np.uint8),
+            b"fine_labels": [10 * i % 100 for i in range(number)],
+            b"coarse_labels": [i % 20 for i in range(number)],
+        }
+        files[name] = as_python2_wrote(batch)
+    return files
+
+
+class Python2Pickler(pickle._Pickler):
+    """Writes bytes as the strings of Python 2, and arrays under their old module name."""
+
+    dispatch: ClassVar = dict(pickle._Pickler.dispatch)
+
+    def save_bytes(self, value: bytes) -> None:
+        self.write(pickle.BINSTRING + len(value).to_bytes(4, "little") + value)
+
+    def save_global(self, obj: object, name: str | None = None) -> None:
+        if getattr(obj, "__name__", "") == "_reconstruct":
+            self.write(pickle.GLOBAL + b"numpy.core.multiarray\n_reconstruct\n")
+        else:
+            super().save_global(obj, name)
+
+    dispatch[bytes] = save_bytes
+    dispatch[types.FunctionType] = save_global
+    dispatch[types.BuiltinFunctionType] = save_global
+
+
+def as_python2_wrote(value: object) -> bytes:
+    buffer = io.BytesIO()
+    Python2Pickler(buffer, protocol=2).dump(value)
+    return buffer.getvalue()
+
+
+def cifar_bundle(root: Path, files: dict[str, bytes]) -> Archive:
+    """Write the tar file in the official layout and return its description with its own checksums."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for name, content in {**files, "meta": b"ignored"}.items():
+            member = tarfile.TarInfo(f"cifar-100-python/{name}")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    (root / "cifar-100-python.tar.gz").write_bytes(buffer.getvalue())
+    sums = {name: md5(content) for name, content in files.items()}
+    bundle = ("cifar-100-python.tar.gz", md5(buffer.getvalue()))
+    return Archive("cifar-100-python", "https://example.invalid/", sums, bundle)
+
+
+def test_a_cifar100_archive_in_the_official_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = cifar_pickles()
+    monkeypatch.setitem(archives.ARCHIVES, "cifar100", cifar_bundle(tmp_path, files))
+    monkeypatch.setenv("LANDSCAPE_DATA", str(tmp_path))
+    train, test = load("cifar100", normalize="none"), load("cifar100", "test", normalize="unit")
+    batch = pickle.loads(files["train"], encoding="bytes")
+    assert_close(train.x, batch[b"data"].reshape(20, 3, 32, 32).astype(np.float32))
+    assert train.y.tolist() == batch[b"fine_labels"]
+    assert (test.x.shape, test.num_classes) == ((10, 3, 32, 32), 91)
+    assert 0 <= float(test.x.min()) < float(test.x.max()) <= 1
+    (tmp_path / "cifar-100-python.tar.gz").unlink()  # unpacked by now
+    assert load("cifar100", normalize="none").sha256 == train.sha256
+
+
+def test_an_altered_cifar_file_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = cifar_bundle(tmp_path, cifar_pickles())
+    archives.images(archive, "train", tmp_path)
+    monkeypatch.setattr(archives, "parse_cifar", lambda content: pytest.fail("it was opened"))
+    with (tmp_path / "cifar-100-python" / "train").open("ab") as file:
+        file.write(b" ")
+    with pytest.raises(InputError, match="not the official file"):
+        archives.images(archive, "train", tmp_path)
+    (tmp_path / "cifar-100-python" / "train").unlink()
+    with (tmp_path / "cifar-100-python.tar.gz").open("ab") as file:
+        file.write(b" ")
+    with pytest.raises(InputError, match="not the official file"):
+        archives.images(archive, "train", tmp_path)
+
+
+def test_a_cifar_file_runs_no_code_even_if_its_checksum_is_right(tmp_path: Path) -> None:
+    class Attack:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.mkdir, (str(tmp_path / "attacked"),)
+
+    archive = cifar_bundle(tmp_path, {"train": as_python2_wrote({b"data": Attack()}), "test": b""})
+    with pytest.raises(InputError, match="mkdir"):
+        archives.images(archive, "train", tmp_path)
+    assert not (tmp_path / "attacked").exists()
+    for content in (b"", b"no pickle", pickle.dumps({b"data": 3}), pickle.dumps([1])):
+        with pytest.raises(InputError, match="not an official CIFAR file"):
+            archives.parse_cifar(content)
+
+
+def idx(values: np.ndarray) -> bytes:
+    header = bytes([0, 0, 8, values.ndim]) + b"".join(n.to_bytes(4, "big") for n in values.shape)
+    return gzip.compress(header + values.tobytes())
+
+
+def test_idx_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = [RANDOM.integers(0, 256, (n, 28, 28), dtype=np.uint8) for n in (20, 10)]
+    labels = [(np.arange(n) % 10).astype(np.uint8) for n in (20, 10)]
+    contents = [idx(v) for pair in zip(images, labels, strict=True) for v in pair]
+    (tmp_path / "mnist").mkdir()
+    sums = {}
+    for name, content in zip(archives.ARCHIVES["mnist"].files, contents, strict=True):
+        (tmp_path / "mnist" / name).write_bytes(content)
+        sums[name] = md5(content)
+    monkeypatch.setitem(archives.ARCHIVES, "mnist", Archive("mnist", "http://example.invalid/", sums))
+    for split, pixels, digits in zip(("train", "test"), images, labels, strict=True):
+        data = load("mnist", split, normalize="none", root=tmp_path)
+        assert_close(data.x, pixels[:, None].astype(np.float32))
+        assert_close(data.y, digits.astype(np.int64))
+    standard = load("mnist", root=tmp_path)
+    assert standard.normalize == "standard"
+    assert_close(standard.x, ((images[0][:, None] / 255 - 0.1307) / 0.3081).astype(np.float32), rtol=1e-5, atol=1e-6)
+    binary = load("mnist_binary", root=tmp_path)
+    assert (binary.y.dtype, binary.num_classes, binary.num_outputs) == (torch.float32, None, 1)
+    assert_close(binary.y, (labels[0] >= 5).astype(np.float32)[:, None])
+    (tmp_path / "mnist" / "train-labels-idx1-ubyte.gz").unlink()
+    with pytest.raises(InputError, match=r"missing and could not be downloaded .* LANDSCAPE_DATA"):
+        load("mnist", root=tmp_path)
+
+
+def test_damaged_idx_content() -> None:
+    good = gzip.decompress(idx(np.zeros((2, 3), np.uint8)))
+    for raw in (good[:-1], b"\x00\x00\x09" + good[3:], b""):
+        with pytest.raises(InputError, match="idx file"):
+            archives.parse_idx(gzip.compress(raw))
+
+
+def test_the_real_files() -> None:
+    root = data_directory("mnist", "fashion_mnist", "cifar-10-batches-py")
+    for name, shape, first in (
+        ("mnist", (10000, 1, 28, 28), [7, 2, 1, 0]),
+        ("fashion_mnist", (10000, 1, 28, 28), [9, 2, 1, 1]),
+        ("cifar10", (10000, 3, 32, 32), [3, 8, 8, 0]),
+    ):
+        data = load(name, "test", root=root)
+        assert (tuple(data.x.shape), data.num_classes, data.y[:4].tolist()) == (shape, 10, first)
+        assert abs(float(data.x.mean())) < 0.02
+        assert abs(float(data.x.std()) - 1) < 0.02
+
+
+def test_digits_have_a_fixed_split() -> None:
+    train, test = load("digits"), load("digits", "test")
+    assert (len(train), len(test)) == (1437, 360)
+    assert train.y[:12].tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]
+    assert abs(float(train.x.mean())) < 1e-4
+    assert abs(float(train.x.std()) - 1) < 1e-3
+    assert train.sha256 == load("digits").sha256
+    assert len({d.sha256 for d in (train, test, load("digits", normalize="unit"))}) == 3
+
+
+# ---- samples ---------------------------------------------------------------------------------------------------------
+
+LABELS = torch.from_numpy(RANDOM.permutation(np.repeat(np.arange(4), [50, 30, 15, 5])))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 100), st.integers(1, 100), st.sampled_from(datasets.EXAMPLES), st.integers(0, 3))
+def test_smaller_samples_are_part_of_larger_ones(a: int, b: int, kind: str, seed: int) -> None:
+    small, large = (datasets.choose(LABELS, Sample(n, kind, seed)) for n in sorted((a, b)))
+    assert len(small) == min(a, b)
+    assert len(small.unique()) == len(small)
+    assert bool((small.diff() > 0).all())
+    assert set(small.tolist()) <= set(large.tolist())
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 100), st.integers(0, 3))
+def test_stratified_samples_are_in_proportion(number: int, seed: int) -> None:
+    chosen = datasets.choose(LABELS, Sample(number, "stratified", seed))
+    counts = torch.bincount(LABELS[chosen], minlength=4)
+    expected = number * torch.tensor([0.50, 0.30, 0.15, 0.05])
+    assert bool(((counts - expected).abs() <= 1 + 1e-6).all())
+
+
+def test_first_is_the_stored_order_and_seeds_matter() -> None:
+    assert datasets.choose(LABELS, Sample(7)).tolist() == list(range(7))
+    one, two = (datasets.choose(LABELS, Sample(30, "random", seed)) for seed in (0, 1))
+    assert not torch.equal(one, two)
+    every = datasets.choose(LABELS, Sample(None, "random"))
+    assert every.tolist() == list(range(100))
+
+
+def test_a_sample_with_other_labels_than_its_split_is_told() -> None:
+    sorted_labels = LABELS.sort().values
+    with pytest.warns(UserWarning, match="far from those of the split"):
+        p = datasets.label_probability(sorted_labels, torch.arange(50))
+    assert p is not None
+    assert p < 1e-6
+    fair = datasets.label_probability(sorted_labels, datasets.choose(sorted_labels, Sample(40, "stratified")))
+    assert fair is not None
+    assert fair > 0.9
+    assert datasets.label_probability(torch.ones(3), torch.arange(2)) is None
+    assert datasets.label_probability(torch.ones(3).long(), torch.arange(2)) == 1
+
+
+def test_random_samples_pass_the_label_test_as_often_as_they_should() -> None:
+    labels = torch.arange(10).repeat(200)
+    values = [datasets.label_probability(labels, datasets.choose(labels, Sample(100, "random", s))) for s in range(200)]
+    small = sum(p is not None and p < 0.05 for p in values)
+    assert 1 <= small <= 22  # 10 expected, sd 3
+
+
+@pytest.mark.parametrize(
+    ("sample", "message"),
+    [(Sample(0), "between 1 and 100"), (Sample(101), "not 101"), (Sample(3, "last"), "unknown --examples")],
+)
+def test_bad_samples(sample: Sample, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        datasets.choose(LABELS, sample)
+    with pytest.raises(InputError, match="one class label per example"):
+        datasets.choose(torch.ones(5), Sample(3, "stratified"))
+
+
+# ---- files and callables ---------------------------------------------------------------------------------------------
+
+X, Y = RANDOM.normal(3, 2, (30, 5)), np.arange(30) % 3
+
+
+@pytest.fixture
+def arrays(tmp_path: Path) -> Path:
+    np.savez(tmp_path / "data.npz", x=X, y=Y, x_test=X[:6] + 1, y_test=Y[:6])
+    return tmp_path / "data.npz"
+
+
+def test_npz_files(arrays: Path) -> None:
+    train, test = load(str(arrays)), load(str(arrays), "test")
+    assert (train.normalize, train.num_classes, train.x.dtype) == ("none", 3, torch.float64)
+    assert_close(train.x, X)
+    assert_close(test.x, X[:6] + 1)
+    assert_close(test.y, Y[:6])
+    unit, standard = (load(str(arrays), "test", normalize=kind).x for kind in ("unit", "standard"))
+    assert_close(unit, (X[:6] + 1 - X.min()) / (X.max() - X.min()), rtol=1e-9)
+    assert_close(standard, (X[:6] + 1 - X.mean()) / X.std(), rtol=1e-9, atol=1e-12)
+    some = load(str(arrays), sample=Sample(10))  # random by default: the order of a file often means something
+    assert some.index.tolist() == datasets.choose(train.y, Sample(10, "random")).tolist() != list(range(10))
+    assert_close(some.x, X[some.index.numpy()])
+
+
+def test_the_hash_knows_values_order_and_normalisation(tmp_path: Path) -> None:
+    def digest(x: np.ndarray, **settings: object) -> str:
+        np.savez(tmp_path / "a.npz", x=x, y=Y)
+        return load(str(tmp_path / "a.npz"), **settings).sha256  # type: ignore[arg-type]
+
+    changed = X.copy()
+    changed[7, 2] += 1e-12
+    found = [
+        digest(X),
+        digest(changed),
+        digest(X[::-1]),
+        digest(X, normalize="unit"),
+        digest(X, sample=Sample(10)),
+        digest(X, sample=Sample(10, seed=1)),
+        digest(X.astype(np.float32)),
+    ]
+    assert len(set(found)) == len(found)
+    assert digest(X) == found[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"x": X}, "has no 'y'"),
+        ({"x": X, "y": Y[:-1]}, "have the shapes"),
+        ({"x": X[:0], "y": Y[:0]}, "are empty"),
+        ({"x": np.where(X > 3, np.nan, X), "y": Y}, "inputs .* NaN"),
+        ({"x": X, "y": np.full(30, np.inf)}, "targets .* infinite"),
+        ({"x": X.astype(complex), "y": Y}, "complex"),
+        ({"x": X, "y": np.array(["a"] * 30)}, "not numbers"),
+        ({"x": np.float64(3), "y": Y}, "have the shapes"),
+    ],
+)
+def test_bad_arrays(tmp_path: Path, content: dict[str, np.ndarray], message: str) -> None:
+    np.savez(tmp_path / "bad.npz", **content)
+    with pytest.raises(InputError, match=message):
+        load(str(tmp_path / "bad.npz"))
+
+
+def test_bad_files_and_names(tmp_path: Path, arrays: Path) -> None:
+    np.savez(tmp_path / "code.npz", x=np.array([{}], dtype=object), y=Y[:1])
+    (tmp_path / "short.npz").write_bytes(arrays.read_bytes()[:300])
+    for name in ("code.npz", "short.npz"):
+        with pytest.raises(InputError, match="truncated or holds more than plain arrays"):
+            load(str(tmp_path / name))
+    np.savez(tmp_path / "train.npz", x=X, y=Y)
+    with pytest.raises(datasets.NoTestSplitError, match="has no 'x_test'"):
+        load(str(tmp_path / "train.npz"), "test")
+    np.savez(tmp_path / "same.npz", x=np.ones((4, 2)), y=Y[:4])
+    with pytest.raises(InputError, match="cannot be normalised"):
+        load(str(tmp_path / "same.npz"), normalize="unit")
+    for source, message in (
+        ("imagenet", "unknown data 'imagenet'"),
+        (str(tmp_path / "none.npz"), "no data file"),
+        ("no_such_module:load", "cannot import the data"),
+        ("landscape.datasets:NAMES", "not callable"),
+    ):
+        with pytest.raises(InputError, match=message):
+            load(source)
+    with pytest.raises(InputError, match="unknown --split"):
+        load("digits", "validation")
+    with pytest.raises(InputError, match="unknown --normalize"):
+        load("digits", normalize="whiten")
+
+
+def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for start in range(0, 30, 7):
+        yield X[start : start + 7], Y[start : start + 7]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        lambda: (X, Y),
+        lambda: (torch.from_numpy(X), torch.from_numpy(Y)),
+        lambda: {"x": X, "y": Y},
+        lambda: batches(),
+        lambda split: (X, Y) if split == "train" else (X[:5], Y[:5]),
+        lambda: torch.utils.data.DataLoader([(X[i], Y[i]) for i in range(30)], batch_size=7),
+    ],
+)
+def test_callables_may_return_anything_sensible(source: object) -> None:
+    data = load(source)  # type: ignore[arg-type]
+    assert_close(data.x, X)
+    assert_close(data.y, Y)
+
+
+def test_test_splits_of_callables() -> None:
+    assert len(load(lambda split: (X, Y) if split == "train" else (X[:5], Y[:5]), "test")) == 5
+    assert len(load(lambda: {"x": X, "y": Y, "x_test": X[:4], "y_test": Y[:4]}, "test")) == 4
+    with pytest.raises(datasets.NoTestSplitError):
+        load(lambda: (X, Y), "test")
+    for wrong in (lambda: 3, lambda: [], lambda: [1, 2], lambda: iter([(X[:3], Y[:3]), (X[:3, :2], Y[:3])])):
+        with pytest.raises(InputError):
+            load(wrong)
+
+
+def test_dtypes_of_inputs_and_targets() -> None:
+    for kind, expected in (
+        (np.uint8, torch.float32),
+        (np.float16, torch.float32),
+        (np.bool_, torch.float32),
+        (np.int32, torch.int64),
+        (np.float64, torch.float64),
+    ):
+        assert load(lambda kind=kind: (np.ones((3, 2), kind), Y[:3])).x.dtype == expected
+        target = load(lambda kind=kind: (X[:3], np.ones(3, kind))).y.dtype
+        assert target == (expected if np.dtype(kind).kind == "f" else torch.int64)
+
+
+def test_an_image_folder_through_a_callable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for split, number in (("train", 3), ("val", 2)):
+        for label, name in enumerate(("cat", "dog")):
+            (tmp_path / split / name).mkdir(parents=True)
+            for i in range(number):
+                Image.new("RGB", (20, 30), (200 * label, 10 * i, 0)).save(tmp_path / split / name / f"{i}.png")
+    (tmp_path / "train" / "cat" / "notes.txt").write_text("no image")
+    monkeypatch.setenv("IMAGE_FOLDER", str(tmp_path))
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    train, test = (load("imagefolder_example:load", split) for split in ("train", "test"))
+    assert (tuple(train.x.shape), train.y.tolist()) == ((6, 3, 16, 16), [0, 0, 0, 1, 1, 1])
+    assert test.y.tolist() == [0, 0, 1, 1]
+    red = [(200 * label / 255 - 0.485) / 0.229 for label in (0, 1)]
+    assert_close(train.x[[0, 3], 0, 5, 5], np.array(red, np.float32), rtol=1e-6)
+    assert "imagefolder_example" in sys.modules
+
+
+def test_the_data_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LANDSCAPE_DATA", str(tmp_path))
+    assert archives.data_root() == tmp_path
+    monkeypatch.delenv("LANDSCAPE_DATA")
+    monkeypatch.setattr(archives, "PACKAGE", tmp_path / "landscape")
+    assert archives.data_root() == Path("data") / "cache"
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "README.md").write_text("")
+    assert archives.data_root() == tmp_path / "data" / "cache"
