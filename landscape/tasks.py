@@ -126,9 +126,19 @@ def _call(task: Task, before: Sequence[Outcome]) -> Outcome:
     if failed:
         return Outcome(task.name, error=f"not run, because {', '.join(failed)} failed")
     try:
-        return Outcome(task.name, task.function(*task.arguments))
+        with _no_cluster_below():
+            return Outcome(task.name, task.function(*task.arguments))
     except Exception as error:
         return Outcome(task.name, error=_one_line(error), trace=traceback.format_exc())
+
+
+@contextlib.contextmanager
+def _no_cluster_below() -> Iterator[None]:
+    """Keep libraries from asking the cluster that runs this task for anything (xarray would want its lock to write)."""
+    import dask
+
+    with dask.config.set(scheduler="synchronous"):
+        yield
 
 
 def _one_line(error: BaseException) -> str:

@@ -21,7 +21,7 @@ from landscape import checkpoints, cli, runs, store, tasks
 from landscape.cli import option
 from landscape.datasets import Data
 from landscape.errors import InputError
-from landscape.pruning.methods import PruneOptions, Recipe, branch_of, training_of
+from landscape.pruning.methods import PruneOptions, Recipe, branch_of, read, training_of
 from landscape.runs import METHODS, Cell, Run
 from landscape.tasks import Outcome, Task, TaskOptions
 from landscape.training import TrainOptions
@@ -171,6 +171,8 @@ def train_cell(root: Path, cell: Cell, recipe: Recipe) -> str:
     """Train one cell, or find it finished, and return its last losses as text. This is the task."""
     torch.set_num_threads(recipe.threads)
     run = runs.read(root)
+    if run.minimum(cell).exists():
+        read(run.minimum(cell))  # a damaged file is reported with what to do
     data = load_data(recipe.training)
     steps_per_epoch = -(-len(data[0]) // recipe.training.batch_size)
     trained = trainer.train(

@@ -25,6 +25,7 @@ rewinding); Frankle, Dziugaite, Roy, Carbin 2020, arXiv:1912.05671 (weight rewin
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from torch import Tensor
@@ -75,6 +76,8 @@ def training_of(recipe: Recipe, cell: Cell, steps_per_epoch: int) -> TrainOption
         options = replace(options, checkpoint_steps=())
     elif cell.level == 0 and rewind:
         options = replace(options, checkpoint_steps=tuple(sorted({*options.checkpoint_steps, rewind})))
+    else:
+        options = replace(options, checkpoint_steps=tuple(s for s in options.checkpoint_steps if s > rewind))
     if cell.method == "fine_tune":
         last = Schedule(options, steps_per_epoch)(options.epochs * steps_per_epoch - (steps_per_epoch + 1) // 2)
         return replace(options, lr=last, schedule="constant", milestones=(), warmup=0.0)
@@ -118,10 +121,10 @@ def rewind_point(run: Run, recipe: Recipe, replicate: int) -> Checkpoint:
     return read(run.folder(dense) / f"step_{step:06d}.pt" if step else run.start(dense))
 
 
-def read(path: str | object) -> Checkpoint:
+def read(path: Path) -> Checkpoint:
     """Read a checkpoint of the run; a damaged one is named, with what to do."""
     try:
-        return checkpoints.read(str(path))
+        return checkpoints.read(path)
     except InputError as error:
         raise InputError(f"{error}; delete it, and the same command trains it again") from error
 
