@@ -103,7 +103,8 @@ class CrossEntropy(ExampleLoss):
         named = target[valid]
         if named.numel() and (int(named.min()) < 0 or int(named.max()) >= scores.shape[-1]):
             raise InputError(
-                f"labels run from {int(named.min())} to {int(named.max())}, but the model has {scores.shape[-1]} classes"
+                f"labels run from {int(named.min())} to {int(named.max())}, "
+                f"but the model has {scores.shape[-1]} classes"
             )
         return ((scores.argmax(-1) == target) & valid).sum(), valid.sum()
 
@@ -144,13 +145,17 @@ class MeanSquaredError(ExampleLoss):
 class BinaryCrossEntropy(ExampleLoss):
     """Binary cross entropy of logits in nats, summed over the outputs of an example, mean over all targets."""
 
-    def per_example(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return the sums and the numbers of targets per example, ``(N,)`` each."""
+    def _target(self, outputs: Tensor, batch: Batch) -> Tensor:
         target = target_of(batch)
         if target.numel() != outputs.numel():
             raise InputError(
                 f"outputs of shape {tuple(outputs.shape)} do not fit targets of shape {tuple(target.shape)}"
             )
+        return target
+
+    def per_example(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the sums and the numbers of targets per example, ``(N,)`` each."""
+        target = self._target(outputs, batch)
         logits = outputs.reshape(outputs.shape[0], -1)
         nll = functional.binary_cross_entropy_with_logits(
             logits, target.reshape(logits.shape).to(logits.dtype), reduction="none"
@@ -159,7 +164,7 @@ class BinaryCrossEntropy(ExampleLoss):
 
     def hits(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Count the targets on whose side the logit lies."""
-        target = target_of(batch).reshape(outputs.shape)
+        target = self._target(outputs, batch).reshape(outputs.shape)
         return ((outputs > 0) == (target > 0.5)).sum(), torch.tensor(target.numel(), device=outputs.device)
 
 
