@@ -1,0 +1,485 @@
+"""The trainer: the same bits twice, after an interruption too; pruned weights exactly zero; schedules as stated."""
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import ROOT, assert_close, data_directory
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from landscape import checkpoints, cli, datasets, losses, models, seeds, store
+from landscape.datasets import Data
+from landscape.errors import InputError
+from landscape.training import Branch, TrainOptions, evaluate, train
+from landscape.training.__main__ import main
+from landscape.training.files import Control, load_data
+from landscape.training.loop import PAD, Augmentation, Loop
+from landscape.training.options import Schedule, check
+
+OPTIONS = TrainOptions(
+    "mlp", "digits", ("widths=8,6",), num_examples=100, epochs=3, batch_size=32, lr=0.1, momentum=0.9, weight_decay=1e-3
+)
+
+
+@pytest.fixture(scope="module")
+def data() -> tuple[Data, Data | None]:
+    return load_data(OPTIONS)
+
+
+def same(a: checkpoints.Checkpoint, b: checkpoints.Checkpoint) -> bool:
+    return all(torch.equal(t, b.state_dict[name]) for name, t in a.state_dict.items())
+
+
+def test_the_same_options_give_the_same_bits(data: tuple[Data, Data | None]) -> None:
+    torch.manual_seed(1)
+    first = train(OPTIONS, data=data)
+    state = torch.get_rng_state()
+    second = train(OPTIONS, data=data)
+    assert torch.equal(state, torch.get_rng_state())
+    assert same(first.checkpoint, second.checkpoint)
+    assert first.curves.drop_attrs().identical(second.curves.drop_attrs())
+    assert not same(first.checkpoint, train(replace(OPTIONS, seed=1), data=data).checkpoint)
+
+
+def test_it_is_the_plain_loop_of_the_textbook(data: tuple[Data, Data | None]) -> None:
+    """Against a loop with torch's own loss and optimiser, the stated order of the data and the stated rates."""
+    options = replace(OPTIONS, schedule="cosine", warmup=0.5)
+    trained = train(options, data=data)
+    x, y = data[0].x, data[0].y
+    model = models.build("mlp", 0, input_shape=(1, 8, 8), num_outputs=10, widths=(8, 6))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0, momentum=0.9, weight_decay=1e-3)
+    step, total, warmup = 0, 12, 2
+    for epoch in (1, 2, 3):
+        order = torch.randperm(100, generator=seeds.generator(0, "order", epoch))
+        for places in order.split(32):
+            rate = (
+                0.1 * (step + 1) / warmup
+                if step < warmup
+                else 0.05 * (1 + math.cos(math.pi * (step - 2) / (total - 2)))
+            )
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x[places]), y[places]).backward()
+            optimizer.step()
+            step += 1
+    for name, p in model.state_dict().items():
+        assert_close(trained.checkpoint.state_dict[name], p, rtol=1e-4, atol=1e-6)
+    loss = nn.functional.cross_entropy(model(x), y)
+    assert float(trained.curves.train_loss[-1]) == pytest.approx(loss.item(), rel=1e-4)
+
+
+def test_curves_are_evaluations_of_the_checkpoints(data: tuple[Data, Data | None], tmp_path: Path) -> None:
+    trained = train(OPTIONS, tmp_path / "run", data=data)
+    curves = store.open_result(tmp_path / "run" / "curves.nc")
+    assert curves.epoch.values.tolist() == [0, 1, 2, 3]
+    assert set(curves.data_vars) == {"train_loss", "train_accuracy", "test_loss", "test_accuracy"}
+    assert curves.train_loss.attrs["units"] == "nat"
+    assert curves.attrs["fingerprint"] == trained.checkpoint.fingerprint
+    for epoch, name in enumerate(("start", "epoch_001", "epoch_002", "epoch_003")):
+        for split in ("train", "test"):
+            number = 100 if split == "train" else None
+            options = checkpoints.ProblemOptions(split=split, num_examples=number)
+            problem = checkpoints.load(tmp_path / "run" / f"{name}.pt", options)
+            assert float(curves[f"{split}_loss"][epoch]) == pytest.approx(problem.loss(), rel=1e-6)
+            assert float(curves[f"{split}_accuracy"][epoch]) == problem.accuracy()
+
+
+def random_mask(seed: int = 0) -> dict[str, torch.Tensor]:
+    model = models.build("mlp", input_shape=(1, 8, 8), num_outputs=10, widths=(8, 6))
+    stream = torch.Generator().manual_seed(seed)
+    return {n: torch.rand(p.shape, generator=stream) < 0.4 for n, p in model.named_parameters() if n != "fc1.bias"}
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_pruned_weights_stay_exactly_zero(optimizer: str, data: tuple[Data, Data | None], tmp_path: Path) -> None:
+    options = replace(OPTIONS, optimizer=optimizer, lr=0.01, momentum=0.9 if optimizer == "sgd" else 0.0)
+    mask = random_mask()
+    start = train(replace(options, epochs=0), data=data).checkpoint.state_dict
+    trained = train(options, tmp_path / "run", Branch(start=start, mask=mask), data)
+    for name in ("start", "epoch_001", "epoch_002", "minimum"):
+        checkpoint = checkpoints.read(tmp_path / "run" / f"{name}.pt")
+        for parameter, kept in mask.items():
+            assert bool((checkpoint.state_dict[parameter][~kept] == 0).all())
+            assert name == "start" or bool((checkpoint.state_dict[parameter][kept] != 0).any())
+    assert float(trained.curves.train_loss[-1]) < float(trained.curves.train_loss[0])
+
+
+def test_pruned_weights_do_not_move_the_others(data: tuple[Data, Data | None]) -> None:
+    """Without some hidden units (all their weights pruned) the training is that of the smaller network."""
+    options = replace(OPTIONS, model_arg=("widths=8",))
+    small = replace(options, model_arg=("widths=5",))
+    start = train(replace(small, epochs=0), data=data).checkpoint.state_dict
+    mask = {
+        "fc1.weight": torch.zeros(8, 64),
+        "fc1.bias": torch.zeros(8),
+        "output.weight": torch.zeros(10, 8),
+    }
+    wide = {**{name: m.clone() for name, m in mask.items()}, "output.bias": start["output.bias"]}
+    for tensors, fill in ((mask, {n: torch.ones_like(t) for n, t in start.items()}), (wide, start)):
+        tensors["fc1.weight"][:5], tensors["fc1.bias"][:5] = fill["fc1.weight"], fill["fc1.bias"]
+        tensors["output.weight"][:, :5] = fill["output.weight"]
+    one = train(small, branch=Branch(start=start), data=data).checkpoint.state_dict
+    other = train(options, branch=Branch(start=wide, mask=mask), data=data).checkpoint.state_dict
+    assert_close(other["fc1.weight"][:5], one["fc1.weight"], rtol=1e-4, atol=1e-6)
+    assert_close(other["output.weight"][:, :5], one["output.weight"], rtol=1e-4, atol=1e-6)
+
+
+def test_seeds_of_initialisation_and_order_are_separate(data: tuple[Data, Data | None]) -> None:
+    runs = {
+        key: train(
+            replace(OPTIONS, epochs=epochs), branch=Branch(init_seed=init, data_seed=order), data=data
+        ).checkpoint
+        for key, epochs, init, order in (("a", 0, 0, 0), ("b", 0, 0, 1), ("c", 0, 1, 0), ("d", 1, 0, 0), ("e", 1, 0, 1))
+    }
+    assert same(runs["a"], runs["b"])
+    assert not same(runs["a"], runs["c"])
+    assert not same(runs["d"], runs["e"])
+
+
+# ---- files and interruptions -----------------------------------------------------------------------------------------
+
+
+def test_files_of_a_run(data: tuple[Data, Data | None], tmp_path: Path) -> None:
+    options = replace(OPTIONS, checkpoint_steps=(0, 1, 2, 4, 8))
+    branch = Branch(method="imp", level=2, replicate=1)
+    trained = train(options, tmp_path, branch, data)
+    steps = [f"step_{step:06d}.pt" for step in (0, 1, 2, 4, 8)]
+    epochs = [f"epoch_{epoch:03d}.pt" for epoch in (1, 2, 3)]
+    assert sorted(os.listdir(tmp_path)) == sorted(["start.pt", "minimum.pt", "curves.nc", *steps, *epochs])
+    assert trained.paths == (tmp_path / "curves.nc", tmp_path / "minimum.pt")
+    files = {name: checkpoints.read(tmp_path / name) for name in os.listdir(tmp_path) if name.endswith(".pt")}
+    assert same(files["start.pt"], files["step_000000.pt"])
+    assert same(files["epoch_001.pt"], files["step_000004.pt"])  # 100 examples are 4 steps of 32
+    assert same(files["epoch_003.pt"], files["minimum.pt"])
+    assert [(files[n].epoch, files[n].step) for n in ("start.pt", "step_000002.pt", "minimum.pt")] == [
+        (0, 0),
+        (0, 2),
+        (3, 12),
+    ]
+    last = files["minimum.pt"]
+    assert (last.method, last.level, last.replicate, last.seed) == ("imp", 2, 1, 0)
+    assert (last.model, last.data, last.normalize, last.loss) == ("mlp", "digits", "standard", "cross_entropy")
+    problem = checkpoints.load(tmp_path / "minimum.pt", checkpoints.ProblemOptions(num_examples=100))
+    assert problem.loss() == pytest.approx(float(trained.curves.train_loss[-1]), rel=1e-6)
+
+
+class KilledError(Exception):
+    """Stands for a process that ends between two writes."""
+
+
+@pytest.mark.parametrize("moment", range(1, 12))
+def test_an_interrupted_training_ends_with_the_same_bits(
+    moment: int, data: tuple[Data, Data | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process ends at each of its writes in turn: before the rename, so that the file is not there."""
+    options = replace(OPTIONS, checkpoint_steps=(2, 6), augment="flip_crop", optimizer="adam", momentum=0.0, lr=0.01)
+    whole = train(options, data=data, out=tmp_path / "whole", control=Control())
+    replace_path, count = Path.replace, 0
+
+    def dying(self: Path, target: Path) -> Path:
+        nonlocal count
+        count += 1
+        if count == moment:
+            raise KilledError
+        return replace_path(self, target)
+
+    monkeypatch.setattr(Path, "replace", dying)
+    with pytest.raises(KilledError):
+        train(options, tmp_path / "run", data=data)
+    monkeypatch.undo()
+    assert not (tmp_path / "run" / "minimum.pt").exists()
+    torch.manual_seed(moment)
+    resumed = train(options, tmp_path / "run", data=data, control=Control(resume=True))
+    assert same(resumed.checkpoint, whole.checkpoint)
+    assert resumed.curves.drop_attrs().identical(whole.curves.drop_attrs())
+    for name in os.listdir(tmp_path / "whole"):
+        if name.endswith(".pt"):
+            assert same(*(checkpoints.read(tmp_path / folder / name) for folder in ("run", "whole")))
+    assert sorted(os.listdir(tmp_path / "run")) == sorted(os.listdir(tmp_path / "whole"))
+
+
+def test_killed_from_outside_it_continues_from_the_last_finished_epoch(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "landscape.training", "--model", "mlp", "--data", "digits", "--threads", "1"]
+    command += ["--momentum", "0.9", "--lr", "0.02", "--model-arg", "widths=32", "--quiet"]
+    command += ["--epochs", "60", "--out", str(tmp_path / "run.pt"), "--resume"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "run.state.pt").exists() and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(0.1)
+        assert process.poll() is None, "it ended too early to be killed"
+        process.send_signal(signal.SIGKILL)
+    reached = torch.load(tmp_path / "run.state.pt", weights_only=True)["epoch"]
+    assert 1 <= reached < 60
+    assert not (tmp_path / "run.pt").exists()
+    options = TrainOptions("mlp", "digits", ("widths=32",), epochs=60, momentum=0.9, lr=0.02)
+    epochs: list[int] = []
+
+    def note(epoch: int, model: nn.Module) -> None:
+        epochs.append(epoch)
+
+    resumed = train(options, tmp_path / "run.pt", control=Control(resume=True, on_epoch=note))
+    assert epochs == list(range(reached + 1, 61))
+    assert same(resumed.checkpoint, train(options).checkpoint)
+    assert not (tmp_path / "run.state.pt").exists()
+
+
+def test_a_finished_training_is_not_repeated(data: tuple[Data, Data | None], tmp_path: Path) -> None:
+    first = train(OPTIONS, tmp_path / "a.pt", data=data)
+    before = (tmp_path / "a.pt").stat().st_mtime_ns
+    again = train(OPTIONS, tmp_path / "a.pt", data=data)
+    assert (tmp_path / "a.pt").stat().st_mtime_ns == before
+    assert same(first.checkpoint, again.checkpoint)
+    assert again.curves.drop_attrs().equals(first.curves.drop_attrs())
+    other = replace(OPTIONS, lr=0.2)
+    with pytest.raises(InputError, match=r"another training \(lr was 0.1 and is 0.2 here\)"):
+        train(other, tmp_path / "a.pt", data=data)
+    train(other, tmp_path / "a.pt", data=data, control=Control(force=True))
+    with pytest.raises(InputError, match=r"lr was 0\.2"):
+        train(OPTIONS, tmp_path / "a.pt", data=data)
+    for branch in (Branch(data_seed=1), Branch(mask=random_mask()), Branch(start=first.checkpoint.state_dict)):
+        with pytest.raises(InputError, match="another training"):
+            train(other, tmp_path / "a.pt", branch, data)
+    checkpoints.save(tmp_path / "b.pt", checkpoints.Checkpoint({"w": torch.ones(1)}))
+    with pytest.raises(InputError, match="this trainer did not write"):
+        train(OPTIONS, tmp_path / "b.pt", data=data)
+
+
+def test_the_state_of_another_training_is_not_continued(data: tuple[Data, Data | None], tmp_path: Path) -> None:
+    def stop(epoch: int, model: nn.Module) -> bool:
+        if epoch == 2:
+            raise KilledError
+        return False
+
+    with pytest.raises(KilledError):
+        train(OPTIONS, tmp_path / "a.pt", data=data, control=Control(on_epoch=stop))
+    assert (tmp_path / "a.state.pt").exists()
+    with pytest.raises(InputError, match=r"weight_decay was 0\.001 and is 0 here"):
+        train(replace(OPTIONS, weight_decay=0.0), tmp_path / "a.pt", data=data, control=Control(resume=True))
+    fresh = train(OPTIONS, tmp_path / "a.pt", data=data)  # without --resume it starts anew
+    assert same(fresh.checkpoint, train(OPTIONS, data=data).checkpoint)
+    (tmp_path / "b.state.pt").write_bytes(b"damaged")
+    with pytest.raises(InputError, match="is not a state of a training"):
+        train(OPTIONS, tmp_path / "b.pt", data=data, control=Control(resume=True))
+    torch.save({"weights": 3}, tmp_path / "b.state.pt")
+    with pytest.raises(InputError, match="not the state of a training; delete it"):
+        train(OPTIONS, tmp_path / "b.pt", data=data, control=Control(resume=True))
+
+
+def test_training_may_end_early(data: tuple[Data, Data | None], tmp_path: Path) -> None:
+    stopped = train(OPTIONS, tmp_path, data=data, control=Control(on_epoch=lambda epoch, model: epoch == 2))
+    assert (stopped.checkpoint.epoch, len(stopped.curves.epoch)) == (2, 3)
+    assert same(stopped.checkpoint, checkpoints.read(tmp_path / "epoch_002.pt"))
+
+
+@pytest.mark.parametrize("first", [2, 4, 7])
+def test_training_can_start_at_any_step(first: int, data: tuple[Data, Data | None], tmp_path: Path) -> None:
+    """Without momentum, going on from the weights of step k is the rest of the whole training."""
+    options = replace(OPTIONS, momentum=0.0, schedule="cosine", checkpoint_steps=(first,), augment="flip_crop")
+    whole = train(options, tmp_path, data=data)
+    start = checkpoints.read(tmp_path / f"step_{first:06d}.pt").state_dict
+    rest = train(options, tmp_path / "rest", Branch(start=start, first_step=first), data)
+    assert same(rest.checkpoint, whole.checkpoint)
+    assert rest.curves.epoch.values.tolist() == list(range(first // 4, 4))
+    assert (rest.checkpoint.epoch, rest.checkpoint.step) == (3, 12)
+    assert checkpoints.read(tmp_path / "rest" / "start.pt").step == first
+
+
+# ---- parts -----------------------------------------------------------------------------------------------------------
+
+
+def test_schedules() -> None:
+    constant = Schedule(replace(OPTIONS, epochs=10), 5)
+    assert {constant(step) for step in range(50)} == {0.1}
+    drops = Schedule(replace(OPTIONS, epochs=10, schedule="milestones", milestones=(2, 4), lr_drop=0.5), 5)
+    assert_close([drops(s) for s in (0, 9, 10, 19, 20, 49)], [0.1, 0.1, 0.05, 0.05, 0.025, 0.025])
+    cosine = Schedule(replace(OPTIONS, epochs=10, schedule="cosine", warmup=2.0), 5)
+    assert_close([cosine(s) for s in (0, 4, 9, 10, 30, 50)], [0.01, 0.05, 0.1, 0.1, 0.05, 0.0], atol=1e-12)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 20), st.integers(1, 5))
+def test_augmentation_is_a_shift_and_perhaps_a_mirror(seed: int, first: int) -> None:
+    x = torch.rand(3, 2, 6, 5, generator=torch.Generator().manual_seed(seed)) + 1
+    augment = Augmentation("flip_crop", 10, seed, 1)
+    result = augment(x, first)
+    for image, before, shift, mirrored in zip(
+        result, x, augment.shifts[first:], augment.mirrored[first:], strict=False
+    ):
+        padded = nn.functional.pad(before, (PAD,) * 4)
+        down, right = shift.tolist()
+        expected = padded[:, down : down + 6, right : right + 5]
+        assert_close(image, expected.flip(-1) if mirrored else expected)
+    assert torch.equal(Augmentation("none", 10, seed, 1)(x, 0), x)
+    assert not torch.equal(augment.shifts, Augmentation("flip_crop", 10, seed, 2).shifts)
+
+
+def test_evaluation_is_the_mean_over_ragged_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2), nn.Dropout(0.5)).train()
+    x = torch.randn(11, 3, generator=torch.Generator().manual_seed(0))
+    y = torch.arange(11) % 2
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    loss = losses.by_name("cross_entropy", torch.tensor([1.0, 3.0]))
+    monkeypatch.setattr("landscape.training.loop.EVALUATION_BATCH", 4)
+    value, accuracy = evaluate(model, loss, x, y)
+    assert model.training
+    assert model[2].training
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+    outputs = model.eval()(x).detach()
+    assert value == pytest.approx(float(nn.functional.cross_entropy(outputs, y, torch.tensor([1.0, 3.0]))), rel=1e-6)
+    assert accuracy == pytest.approx(float((outputs.argmax(1) == y).double().mean()))
+
+
+def test_dropout_has_a_stream_of_its_own(data: tuple[Data, Data | None]) -> None:
+    def factory() -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 10))
+
+    def run(global_seed: int, data_seed: int) -> torch.Tensor:
+        torch.manual_seed(global_seed)
+        model = models.build(factory)
+        loop = Loop(model, losses.by_name("cross_entropy"), (data[0].x, data[0].y), OPTIONS, {}, data_seed)
+        loop.run_epoch(1, lambda step: None)
+        return model[2].weight.detach()
+
+    assert torch.equal(run(0, 0), run(1, 0))
+    assert not torch.equal(run(0, 0), run(0, 1))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lr": 1e3, "model_arg": ("activation=relu",), "loss": "mse"}, r"NaN or infinite in epoch \d: lower --lr"),
+        ({"optimizer": "lbfgs"}, "unknown --optimizer"),
+        ({"schedule": "step"}, "unknown --schedule"),
+        ({"augment": "mixup"}, "unknown --augment"),
+        ({"epochs": -1}, "--epochs must be at least 0"),
+        ({"batch_size": 0}, "--batch-size must be at least 1"),
+        ({"lr": 0.0}, "--lr and --lr-drop must be positive"),
+        ({"optimizer": "adam"}, "--momentum belongs to --optimizer sgd"),
+        ({"milestones": (3,)}, "need each other"),
+        ({"schedule": "milestones"}, "need each other"),
+        ({"checkpoint_steps": (1,)}, "give a directory"),
+        ({"loss": "hinge"}, "unknown loss"),
+        ({"loss": "bce"}, "do not fit targets"),
+        ({"model": "resnet21"}, "unknown model"),
+        ({"model_arg": ("width=3",)}, "cannot be built"),
+        ({"data": "digits2"}, "unknown data"),
+        ({"device": "tpu"}, "unknown --device"),
+    ],
+)
+def test_wrong_options(change: dict[str, Any], message: str) -> None:
+    options = replace(OPTIONS, **change)
+    with pytest.raises(InputError, match=message):
+        train(options)
+
+
+def test_wrong_branches(data: tuple[Data, Data | None], tmp_path: Path) -> None:
+    for branch, message in (
+        (Branch(mask={"fc1.weight": torch.zeros(8, 64)}), "zero everywhere"),
+        (Branch(mask={"fc9.weight": torch.ones(8, 64)}), "fc9.weight"),
+        (Branch(start={"fc1.weight": torch.ones(8, 64)}), "the model wants"),
+        (Branch(first_step=13), "has 12 steps and cannot start from step 13"),
+    ):
+        with pytest.raises(InputError, match=message):
+            train(OPTIONS, branch=branch, data=data)
+    for steps in ((13,), (-1,)):
+        with pytest.raises(InputError, match="the training goes from step 0 to step 12"):
+            train(replace(OPTIONS, checkpoint_steps=steps), tmp_path / "run", data=data)
+
+
+@pytest.mark.parametrize(("loss", "accuracy"), [("mse", True), ("cross_entropy", True)])
+def test_losses(loss: str, accuracy: bool, data: tuple[Data, Data | None]) -> None:
+    curves = train(replace(OPTIONS, loss=loss, lr=0.05), data=data).curves
+    assert float(curves.train_loss[-1]) < 0.9 * float(curves.train_loss[0])
+    assert ("train_accuracy" in curves) == accuracy
+
+
+def test_real_targets_have_no_accuracy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = np.random.default_rng(0).normal(size=(40, 3))
+    np.savez(tmp_path / "line.npz", x=x, y=x @ np.ones((3, 1)))
+    options = TrainOptions("mlp", str(tmp_path / "line.npz"), ("widths=8",), loss="mse", epochs=20, lr=0.1)
+    trained = train(options, tmp_path / "a.pt")
+    assert set(trained.curves.data_vars) == {"train_loss"}  # and the file has no test split
+    assert float(trained.curves.train_loss[-1]) < 0.3 * float(trained.curves.train_loss[0])
+    monkeypatch.chdir(tmp_path)
+    problem = checkpoints.load("a.pt")  # the checkpoint knows where its data are
+    assert problem.loss() == pytest.approx(float(trained.curves.train_loss[-1]), rel=1e-5)
+
+
+def test_mnist_binary_with_two_layers() -> None:
+    root = data_directory("mnist")
+    options = TrainOptions("two_layer", "mnist_binary", ("width=50",), num_examples=500, loss="mse", epochs=3, lr=1.0)
+    binary = datasets.load("mnist_binary", "train", datasets.Sample(500), root=root)
+    curves = train(options, data=(binary, None)).curves
+    assert float(curves.train_loss[-1]) < 0.6 * float(curves.train_loss[0])
+
+
+def test_lenet_learns_mnist_in_one_short_epoch() -> None:
+    root = data_directory("mnist")
+    sample = datasets.Sample(5000)
+    data = (datasets.load("mnist", "train", sample, root=root), datasets.load("mnist", "test", root=root))
+    curves = train(TrainOptions("lenet_300_100", "mnist", num_examples=5000, epochs=1), data=data).curves
+    assert float(curves.test_accuracy[-1]) > 0.8
+
+
+# ---- the command -----------------------------------------------------------------------------------------------------
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--model", "mlp", "--data", "digits", "--model-arg", "widths=8,6", "--num-examples", "100"]
+    arguments += ["--epochs", "3", "--batch-size", "32", "--momentum", "0.9", "--weight-decay", "1e-3"]
+    assert cli.exit_code(main, [*arguments, "--out", str(tmp_path / "a.pt")]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[-2:] == [str(tmp_path / "a.curves.nc"), str(tmp_path / "a.pt")]
+    trained = train(OPTIONS)
+    assert f"test accuracy   {float(trained.curves.test_accuracy[-1]):.6f}" in out
+    assert same(checkpoints.read(tmp_path / "a.pt"), trained.checkpoint)
+    assert cli.exit_code(main, [*arguments, "--out", str(tmp_path / "run"), "--checkpoint-steps", "1,2,...,8"]) == 0
+    assert (tmp_path / "run" / "step_000008.pt").exists()
+    capsys.readouterr()
+    assert cli.exit_code(main, [*arguments, "--out", str(tmp_path / "a.pt"), "--lr", "0.3", "--quiet"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert captured.err.startswith("error: ")
+
+
+def test_options_are_checked_before_anything_is_loaded() -> None:
+    with pytest.raises(InputError, match="--epochs"):
+        check(replace(OPTIONS, epochs=-1, data="nothing"))
+
+
+@pytest.mark.slow
+def test_lenet_reaches_its_accuracy_on_mnist() -> None:
+    data_directory("mnist")
+    curves = train(TrainOptions("lenet_300_100", "mnist", epochs=10, weight_decay=1e-4)).curves
+    assert float(curves.test_accuracy[-1]) >= 0.975
+
+
+@pytest.mark.slow
+def test_a_resnet_trains_on_cifar10() -> None:
+    data_directory("cifar-10-batches-py")
+    options = TrainOptions("resnet20", "cifar10", num_examples=2000, epochs=5, momentum=0.9, augment="flip_crop")
+    curves = train(replace(options, weight_decay=1e-4, schedule="cosine", warmup=1.0)).curves
+    assert float(curves.test_accuracy[-1]) > 0.3
+
+
+@pytest.mark.gpu
+def test_training_on_a_gpu_follows_the_cpu(data: tuple[Data, Data | None]) -> None:
+    on_cpu, on_gpu = (train(replace(OPTIONS, device=device), data=data) for device in ("cpu", "cuda"))
+    for name, tensor in on_cpu.checkpoint.state_dict.items():
+        assert_close(on_gpu.checkpoint.state_dict[name], tensor, rtol=1e-3, atol=1e-5)
+    assert same(on_gpu.checkpoint, train(replace(OPTIONS, device="cuda"), data=data).checkpoint)
