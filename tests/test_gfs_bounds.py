@@ -156,7 +156,7 @@ def test_hull_loss_equals_a_least_squares_solution_on_the_simplex(seed):
     assert best.gap <= 1e-8 * best.loss + 1e-10
     assert best.weight.min() >= 0
     assert best.weight.sum() == pytest.approx(1)
-    early = hull.hull_loss(from_matrix(matrix, target), hull.HullOptions(max_vertices=2))
+    early = hull.hull_loss(from_matrix(matrix, target), hull.HullOptions(max_steps=2))
     assert early.lower <= best.loss <= early.loss + 1e-12
 
 
@@ -179,8 +179,8 @@ def test_convex_hull_loss_is_certified(name):
     }[name]
     loss = ConvexLoss(name, target, torch.zeros(40, outputs))
     path = select_convex(neurons, loss, SelectOptions(30))
-    best = hull.hull_loss_convex(neurons, loss, path.weight(30), tolerance=1e-6)
-    assert best.gap <= 1e-6 * best.loss
+    best = hull.hull_loss_convex(neurons, loss, path.weight(30), hull.HullOptions(1e-5, 3000))
+    assert best.gap <= 1e-5 * best.loss
     assert best.lower <= best.loss <= path.loss.min()
     assert loss.value(neurons.response(best.weight)) == pytest.approx(best.loss)
     for _ in range(200):

@@ -9,6 +9,8 @@ from landscape import cli
 
 # Command -> module whose ``main(argv)`` it is.
 COMMANDS = {
+    "gfs": "landscape.pruning.gfs_command",
+    "gfs_sweep": "landscape.pruning.gfs_sweep",
     "imp": "landscape.pruning.imp",
 }
 DESCRIPTION = "Prune networks; every command has a --help of its own."

@@ -50,6 +50,10 @@ class ConvexLoss:
             raise InputError(f"unknown loss {self.name!r}; use {', '.join(SMOOTHNESS)}")
         if not bool(torch.isfinite(self.target).all()) or not bool(torch.isfinite(self.offset).all()):
             raise InputError("targets hold NaN or infinite values; check the data")
+        if self.name == "bce" and self.offset.shape[1] != 1:
+            raise InputError(
+                f"bce wants a network with one output, not {self.offset.shape[1]}; use cross_entropy or mse"
+            )
         if self.name == "bce" and not bool(((self.target == 0) | (self.target == 1)).all()):
             raise InputError("bce wants targets 0 and 1; use mse for other numbers or cross_entropy for classes")
         if self.name == "cross_entropy":
@@ -57,7 +61,7 @@ class ConvexLoss:
                 raise InputError("cross_entropy wants one integer class label per example")
             if int(self.target.min()) < 0 or int(self.target.max()) >= self.offset.shape[1]:
                 raise InputError(f"class labels must lie in 0..{self.offset.shape[1] - 1}; check the data or --width")
-        elif self.target.shape != self.offset.shape or (self.name == "bce" and self.offset.shape[1] != 1):
+        elif self.target.shape != self.offset.shape:
             shapes = tuple(self.target.shape), tuple(self.offset.shape)
             raise InputError(f"targets of shape {shapes[0]} do not fit outputs of shape {shapes[1]}")
 

@@ -65,12 +65,13 @@ class HullOptions:
     ----------
     tolerance
         Gap relative to the loss at which it stops; or 1e-12 of |y|^2.
-    max_vertices
-        Most neurons that may be taken in; reaching it leaves a larger gap, never a wrong bound.
+    max_steps
+        Most neurons that may be taken in (mse) or moved to (other losses, where a step is a pass over the activations);
+        reaching it leaves a larger gap, never a wrong bound.
     """
 
     tolerance: float = 1e-3
-    max_vertices: int = 400
+    max_steps: int = 400
 
 
 def hull_loss(products: Products, options: HullOptions | None = None) -> HullLoss:
@@ -102,7 +103,7 @@ def hull_loss(products: Products, options: HullOptions | None = None) -> HullLos
             return best
         best = point
         entering = int(np.argmin(towards - b))
-        if point.gap <= max(options.tolerance * point.loss, floor) or len(columns) >= options.max_vertices:
+        if point.gap <= max(options.tolerance * point.loss, floor) or len(columns) >= options.max_steps:
             return best
         if entering in support:
             return best
@@ -133,19 +134,13 @@ def _corral(
         support, local = list(index[keep]), local[keep] / local[keep].sum()
 
 
-def hull_loss_convex(
-    neurons: Neurons, loss: ConvexLoss, start: Floats, num_steps: int = 300, tolerance: float = 1e-3
-) -> HullLoss:
+def hull_loss_convex(neurons: Neurons, loss: ConvexLoss, start: Floats, options: HullOptions | None = None) -> HullLoss:
     """Return the best loss of any convex weighting for any convex loss, by pairwise Frank-Wolfe with line search.
 
     Parameters
     ----------
     start
         Convex weights to start from, ``(N,)``, such as those of a selected path.
-    num_steps
-        Most steps; reaching it leaves a larger gap, never a wrong bound.
-    tolerance
-        Gap relative to the loss at which it stops.
 
     Notes
     -----
@@ -155,14 +150,15 @@ def hull_loss_convex(
     ----------
     Lacoste-Julien and Jaggi, "On the global linear convergence of Frank-Wolfe optimization variants", NeurIPS 2015.
     """
+    options = options or HullOptions()
     weight, response = np.array(start, dtype=np.float64), neurons.response(start)
     lower = -np.inf
-    for _ in range(num_steps):
+    for _ in range(options.max_steps):
         value, slope = loss.value(response), neurons.project(loss.gradient(response))
         lower = max(lower, value - float(slope @ weight - slope.min()))
         active = np.flatnonzero(weight)
         into, out = int(np.argmin(slope)), int(active[np.argmax(slope[active])])
-        if value - lower <= tolerance * value or into == out:
+        if value - lower <= options.tolerance * value or into == out:
             break
         pair = neurons.members(np.array([into, out]))
         direction = pair[:, :, 0] - pair[:, :, 1]

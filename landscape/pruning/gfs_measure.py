@@ -18,6 +18,7 @@ from landscape.pruning.gfs_neurons import Neurons
 from landscape.pruning.gfs_shape import diameter2, statistics
 
 MOST_FOR_DIAMETER = 4096  # neurons; beyond it the O(mN^2) of the exact diameter is left out
+MOST_PASSES = 100  # over the activations, in search of the best cross entropy in the hull
 RIVALS = (
     "line_search",
     "first_order",
@@ -189,7 +190,8 @@ def _measure_convex(
         )
         values[name] = ("size", draws.mean(0))
         values[f"{name}_se"] = ("size", draws.std(0, ddof=1) / np.sqrt(options.num_random))
-    return values, path, hull_loss_convex(neurons, loss, path.weight(options.sizes[-1]))
+    hull = replace(options.hull, max_steps=min(options.hull.max_steps, MOST_PASSES))
+    return values, path, hull_loss_convex(neurons, loss, path.weight(options.sizes[-1]), hull)
 
 
 def _gap(neurons: Neurons, loss: ConvexLoss, weight: Floats) -> float:
