@@ -233,7 +233,7 @@ def damaged_files(folder: Path) -> dict[str, str]:
     torch.save([STATE], folder / "list.pt")
     torch.save({}, folder / "nothing.pt")
     content = torch.load(folder / "own.pt", weights_only=True)
-    for name, value in (("state_dict", {"a": 3}), ("level", "three"), ("model_args", {"width": {}}), ("mask", [1])):
+    for name, value in (("state_dict", {"a": 3}), ("level", "three"), ("model_args", {3: 1}), ("mask", [1])):
         torch.save({**content, name: value}, folder / f"bad_{name}.pt")
     torch.save({**content, "format": "landscape-checkpoint-9"}, folder / "future.pt")
     expected = {f"bad_{name}.pt": f"its entry '{name}'" for name in ("state_dict", "level", "model_args", "mask")}
@@ -382,3 +382,9 @@ def test_the_options_are_flags_of_the_contract() -> None:
         *("-h", "--help"),
         *(f"--{name}" for name in names.split()),
     }
+
+
+def test_nested_plain_arguments_survive(tmp_path: Path) -> None:
+    arguments = {"stages": ((1, 2), [3, {"stride": 2.0, "name": "a", "bias": None}]), "flag": True}
+    save(tmp_path / "own.pt", replace(OWN, model_args=arguments))
+    assert read(tmp_path / "own.pt").model_args == arguments

@@ -166,12 +166,12 @@ def _are_tensors(value: Any) -> bool:
 
 
 def _is_plain(value: Any) -> bool:
-    """Tell a dict of plain arguments: text, numbers, and tuples of them."""
+    """Tell a dict of plain arguments: text, numbers, and lists, tuples and dicts of them."""
 
     def plain(item: Any) -> bool:
-        return isinstance(item, str | int | float | None) or (
-            isinstance(item, tuple | list) and all(isinstance(part, str | int | float) for part in item)
-        )
+        if isinstance(item, tuple | list):
+            return all(map(plain, item))
+        return isinstance(item, str | int | float | None) or _is_plain(item)
 
     return isinstance(value, dict) and all(isinstance(name, str) and plain(item) for name, item in value.items())
 
