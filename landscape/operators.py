@@ -14,9 +14,9 @@ import scipy.sparse.linalg
 import torch
 from torch import Tensor
 
-from landscape import curvature, parallel
+from landscape import curvature
+from landscape.curvature import ProductOptions
 from landscape.errors import InputError
-from landscape.networks import second_order_kernels
 from landscape.problem import Problem
 
 
@@ -39,6 +39,10 @@ class LinearOperator:
         The dimension n.
     counter
         Counts the products; operators built from one another share it.
+    method
+        How products are computed, in words, for the record.
+    peak_bytes
+        Estimate of the memory that products take beside model and data, 0 where it is not known.
     """
 
     apply: Callable[[Tensor], Tensor]
@@ -46,6 +50,8 @@ class LinearOperator:
     dtype: torch.dtype
     device: torch.device
     counter: Counter = field(default_factory=Counter)
+    method: str = ""
+    peak_bytes: int = 0
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -116,31 +122,52 @@ def from_matrix(matrix: Tensor) -> LinearOperator:
     return LinearOperator(lambda block: matrix @ block, matrix.shape[0], matrix.dtype, matrix.device)
 
 
-def hessian(problem: Problem) -> LinearOperator:
-    """Return the Hessian of the mean loss on the active coordinates, in nats / parameter^2 for cross entropy."""
-    return _curvature(problem, "hessian")
+def hessian(problem: Problem, options: ProductOptions | None = None) -> LinearOperator:
+    """Return the Hessian of the mean loss on the active coordinates, in nats / parameter^2 for cross entropy.
+
+    Parameters
+    ----------
+    options
+        How products are computed, and with how much memory.
+
+    Raises
+    ------
+    InputError
+        If the model draws random numbers, or cannot be traced though the strategy wants that.
+    MemoryLimitError
+        If the products do not fit ``options.memory``.
+
+    Notes
+    -----
+    Cost: a trace of seconds, then about six forward passes over the data a product where residuals are retained, two
+    more for each block where they are recomputed, and eight or more by double backward.
+    """
+    return _curvature(problem, "hessian", options)
 
 
-def ggn(problem: Problem) -> LinearOperator:
-    """Return the generalised Gauss-Newton matrix J' H_out J / count; H_out is the loss's Hessian in the outputs."""
-    return _curvature(problem, "ggn")
+def ggn(problem: Problem, options: ProductOptions | None = None) -> LinearOperator:
+    """Return the generalised Gauss-Newton matrix J' H_out J / count; H_out is the loss's Hessian in the outputs.
+
+    Parameters, errors and cost are those of ``hessian``; a product takes about four forward passes.
+    """
+    return _curvature(problem, "ggn", options)
 
 
-def jtj(problem: Problem) -> LinearOperator:
-    """Return J'J / num_examples: Gauss-Newton with the identity as the metric of the outputs."""
-    return _curvature(problem, "jtj")
+def jtj(problem: Problem, options: ProductOptions | None = None) -> LinearOperator:
+    """Return J'J / num_examples: Gauss-Newton with the identity as the metric of the outputs.
+
+    Parameters, errors and cost are those of ``ggn``.
+    """
+    return _curvature(problem, "jtj", options)
 
 
-def _curvature(problem: Problem, kind: str) -> LinearOperator:
-    def apply(block: Tensor) -> Tensor:
-        directions = [problem.unflatten(v) for v in block.T.contiguous()]
-        # float64 sums make float32 products independent of the batching, to rounding
-        total = torch.zeros(block.shape, dtype=torch.float64, device=block.device)
-        with second_order_kernels(problem.model):
-            for batch in problem.batches:
-                for column, product in enumerate(curvature.double_backward(problem, kind, batch, directions)):
-                    total[:, column] += problem.flatten(product)
-        mean = parallel.sum_ranks(total) / curvature.divisor(problem, kind)
-        return (mean + problem.weight_decay * block).to(block.dtype)
-
-    return LinearOperator(apply, problem.num_params, problem.dtype, problem.device)
+def _curvature(problem: Problem, kind: str, options: ProductOptions | None) -> LinearOperator:
+    products = curvature.Products(problem, kind, options or ProductOptions())
+    return LinearOperator(
+        products,
+        problem.num_params,
+        problem.dtype,
+        problem.device,
+        method=products.method,
+        peak_bytes=products.peak_bytes,
+    )

@@ -1,9 +1,11 @@
-"""Curvature of the loss sum over batches, times vectors.
+"""Curvature of the mean loss times vectors.
 
-``kinds`` says what is multiplied, ``eager`` multiplies by double backward.
+``kinds`` says what is multiplied; ``eager`` multiplies by double backward; ``forward``, ``split`` and ``linearize``
+trace a loss into two graphs, which ``passes`` rewrites; ``products`` chooses, cuts the batches, and sums over them.
 """
 
-from landscape.curvature.eager import double_backward
-from landscape.curvature.kinds import KINDS, Network, along, check_kind, divisor
+from landscape.curvature.kinds import KINDS, along, check_kind
+from landscape.curvature.options import STRATEGIES, ProductOptions
+from landscape.curvature.products import Products
 
-__all__ = ["KINDS", "Network", "along", "check_kind", "divisor", "double_backward"]
+__all__ = ["KINDS", "STRATEGIES", "ProductOptions", "Products", "along", "check_kind"]

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from landscape.batches import Batch
-from landscape.curvature.kinds import Network
+from landscape.curvature.kinds import Network, Tensors
+from landscape.curvature.layout import tensors_of
 from landscape.problem import Problem
-
-Tensors = dict[str, Tensor]
 
 
 def double_backward(problem: Problem, kind: str, batch: Batch, directions: Sequence[Tensors]) -> list[Tensors]:
@@ -26,19 +25,36 @@ def double_backward(problem: Problem, kind: str, batch: Batch, directions: Seque
     columns = [[direction[name] for name in leaves] for direction in directions]
     if kind == "hessian":
         loss = problem.batch_loss(leaves, batch)[0]
-        slopes = _pull([loss], points, [torch.ones_like(loss)], create_graph=True)
-        products = [_pull(slopes, points, column) for column in columns]
+        slopes = transposed([loss], points, [torch.ones_like(loss)], create_graph=True)
+        products = [transposed(slopes, points, column) for column in columns]
     else:
         network = Network(problem, kind)
         outputs, others = network.divide(network.values(leaves, batch))
         duals = [torch.zeros_like(z, requires_grad=True) for z in outputs]
-        pulled = _pull(outputs, points, duals, create_graph=True)
+        pulled = transposed(outputs, points, duals, create_graph=True)
         metric = _output_metric(network, kind, batch, outputs, others)
-        products = [_pull(outputs, points, metric(_pull(pulled, duals, column))) for column in columns]
+        products = [transposed(outputs, points, metric(transposed(pulled, duals, column))) for column in columns]
     return [dict(zip(leaves, product, strict=True)) for product in products]
 
 
-def _pull(
+def graph_bytes(problem: Problem, kind: str, batch: Batch) -> int:
+    """Return the memory of the graph that double backward keeps for a batch, found by making it."""
+    given = [*problem.parameters.values(), *problem.constants.values(), *tensors_of(batch)]
+    known = {t.untyped_storage().data_ptr() for t in given}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        double_backward(problem, kind, batch, [{name: torch.zeros_like(p) for name, p in problem.parameters.items()}])
+    return sum(kept.values())
+
+
+def transposed(
     outputs: Sequence[Tensor], inputs: Sequence[Tensor], cotangents: Sequence[Tensor], create_graph: bool = False
 ) -> list[Tensor]:
     """Return the vector-Jacobian product; zeros where nothing depends on the inputs. The graph is kept."""
@@ -64,5 +80,5 @@ def _output_metric(
         return lambda pushed: pushed
     points = [z.detach().requires_grad_() for z in outputs]
     loss = network.loss(points, others, batch)
-    slopes = _pull([loss], points, [torch.ones_like(loss)], create_graph=True)
-    return lambda pushed: _pull(slopes, points, pushed)
+    slopes = transposed([loss], points, [torch.ones_like(loss)], create_graph=True)
+    return lambda pushed: transposed(slopes, points, pushed)

@@ -22,7 +22,12 @@ _LINEAR = {  # zero if the first argument is
     aten.slice.Tensor, aten.select.int, aten.clone.default, aten._to_copy.default, aten.alias.default,
     aten.sum.dim_IntList, aten.div.Scalar, aten.mul.Scalar,
 }  # fmt: skip
-_BILINEAR = {aten.mul.Tensor, aten.mm.default, aten.bmm.default}  # zero if one of two arguments is
+_BILINEAR = {
+    aten.mul.Tensor,
+    aten.mm.default,
+    aten.bmm.default,
+    aten.convolution.default,
+}  # zero if one of two arguments is
 _BATCH_NORMS = {aten.native_batch_norm.default, aten._native_batch_norm_legit_no_training.default}
 if hasattr(torch.ops.aten, "cudnn_batch_norm"):
     _BATCH_NORMS.add(aten.cudnn_batch_norm.default)
@@ -70,7 +75,11 @@ def simplify(module: fx.GraphModule) -> None:
         if _is_zero(node, zeros):
             zeros.add(node)
         same = _same_as(node, zeros)
-        if same is not None:
+        if same is None:
+            continue
+        if not _alike(same, node):
+            node.target, node.args, node.kwargs = aten.expand.default, (same, list(value_of(node).shape)), {}
+        else:
             node.replace_all_uses_with(same)
     graph.eliminate_dead_code()
     _once(graph)
@@ -88,11 +97,13 @@ def _is_zero(node: fx.Node, zeros: set[fx.Node]) -> bool:
         return isinstance(fill, (int, float)) and fill == 0
     if node.target in _LINEAR:
         return node.args[0] in zeros
+    if node.target is aten.convolution.default and node.args[2] is not None:
+        return False
     return node.target in _BILINEAR and (node.args[0] in zeros or node.args[1] in zeros)
 
 
 def _same_as(node: fx.Node, zeros: set[fx.Node]) -> fx.Node | None:
-    """Return the argument that a node's value equals, if it is one."""
+    """Return the argument that a node's value equals, up to an expansion, if it is one."""
     if not node.args or not isinstance(node.args[0], fx.Node) or not isinstance(value_of(node), Tensor):
         return None
     first = node.args[0]
@@ -100,13 +111,21 @@ def _same_as(node: fx.Node, zeros: set[fx.Node]) -> fx.Node | None:
         return first
     if node.target in (aten.expand.default, aten.view.default, aten._to_copy.default, aten._unsafe_view.default):
         return first if _alike(first, node) else None
+    if node.target is aten.addmm.default and (node.args[1] in zeros or node.args[2] in zeros):
+        return first
     if node.target in (aten.add.Tensor, aten.sub.Tensor) and isinstance(node.args[1], fx.Node):
         second = node.args[1]
-        if second in zeros and _alike(first, node):
+        if second in zeros and _expands(first, node):
             return first
-        if first in zeros and node.target is aten.add.Tensor and not node.kwargs and _alike(second, node):
+        if first in zeros and node.target is aten.add.Tensor and not node.kwargs and _expands(second, node):
             return second
     return None
+
+
+def _expands(one: fx.Node, other: fx.Node) -> bool:
+    """Tell whether one value is the other up to an expansion: of its dtype, and not of its shape but another layout."""
+    a, b = value_of(one), value_of(other)
+    return a.dtype == b.dtype and (a.shape != b.shape or a.stride() == b.stride())
 
 
 def _alike(one: fx.Node, other: fx.Node) -> bool:
@@ -164,7 +183,9 @@ def fold_batchnorm(module: fx.GraphModule) -> None:
         with graph.inserting_before(node):
 
             def call(target: Callable[..., Any], *args: Any) -> fx.Node:
-                return graph.call_function(target, args)
+                made = graph.call_function(target, args)
+                made.meta["val"] = target(*fx.map_arg(args, value_of))
+                return made
 
             scale = call(aten.rsqrt.default, call(aten.add.Scalar, variance, eps))
             scale = scale if weight is None else call(aten.mul.Tensor, scale, weight)
@@ -226,7 +247,11 @@ def in_place(module: fx.GraphModule) -> None:
 
 def _is_spare(operand: fx.Node, node: fx.Node) -> bool:
     """Tell whether ``node``, which is of its kind, is the only one to read the memory of ``operand``."""
-    fresh = is_fresh(operand) or operand.target in (aten.add_.Tensor, aten.addmm_.default, aten.threshold_backward.grad_input)
+    fresh = is_fresh(operand) or operand.target in (
+        aten.add_.Tensor,
+        aten.addmm_.default,
+        aten.threshold_backward.grad_input,
+    )
     return fresh and len(operand.users) == 1 and _alike(operand, node)
 
 

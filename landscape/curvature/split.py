@@ -24,7 +24,9 @@ def trace(function: Callable[..., Any], *inputs: Tensor) -> fx.GraphModule:
         Of many kinds, where the function's course depends on values of its inputs.
     """
     make = make_fx(functionalize(function, remove="mutations"), tracing_mode="fake", _allow_non_fake_inputs=True)
-    module = make(*inputs)
+    # A tensor that is given twice would become one input, and large ones need not be filled: only their kind counts.
+    kinds = [torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device) for t in inputs]
+    module = make(*kinds)
     for node in module.graph.nodes:
         if node.op == "get_attr" and "val" not in node.meta:
             node.meta["val"] = getattr(module, node.target)
@@ -126,23 +128,22 @@ def split(module: fx.GraphModule, num_tangents: int) -> Split:
     ]
     primal = extract(module, inputs[: len(inputs) - num_tangents], residuals)
     tangent = extract(module, [*residuals, *tangent_inputs], output.args[0])
-    residual_bytes = sum(_size(base) for base in {_base(node) for node in residuals} if base.op != "placeholder")
-    sizes = [_size(node) for node in module.graph.nodes if node.op == "call_function" and passes.is_fresh(node)]
+    residual_bytes = sum(size_of(base) for base in {base_of(node) for node in residuals} if base.op != "placeholder")
+    sizes = [size_of(node) for node in module.graph.nodes if node.op == "call_function" and passes.is_fresh(node)]
     for half in (primal, tangent):
         passes.in_place(half)
-    return Split(
-        primal, tangent, residual_bytes, _peak(primal.graph), _peak(tangent.graph), max(sizes, default=0)
-    )
+    return Split(primal, tangent, residual_bytes, _peak(primal.graph), _peak(tangent.graph), max(sizes, default=0))
 
 
-def _base(node: fx.Node) -> fx.Node:
+def base_of(node: fx.Node) -> fx.Node:
     """Return the node in whose memory the value of a node lies."""
     while passes.is_view(node):
         node = node.all_input_nodes[0]
     return node
 
 
-def _size(node: fx.Node) -> int:
+def size_of(node: fx.Node) -> int:
+    """Return the bytes of a node's value."""
     value = passes.value_of(node)
     if not isinstance(value, Tensor):
         return 0
@@ -158,11 +159,11 @@ def _peak(graph: fx.Graph) -> int:
     in_use = peak = 0
     for node in graph.nodes:
         if node.op == "call_function" and _owner(node) is node:
-            in_use += _size(node)
+            in_use += size_of(node)
             peak = max(peak, in_use)
         for source in {_owner(s) for s in node.all_input_nodes}:
             if last.get(source) is node and source.op == "call_function":
-                in_use -= _size(source)
+                in_use -= size_of(source)
     return peak
 
 
