@@ -1,10 +1,6 @@
 """The trainer: the same bits twice, after an interruption too; pruned weights exactly zero; schedules as stated."""
 
 import math
-import os
-import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, assert_close, data_directory
+from helpers import assert_close, data_directory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -23,7 +19,7 @@ from landscape.datasets import Data
 from landscape.errors import InputError
 from landscape.training import Branch, TrainOptions, evaluate, train
 from landscape.training.__main__ import main
-from landscape.training.files import Control, load_data
+from landscape.training.files import load_data
 from landscape.training.loop import PAD, Augmentation, Loop
 from landscape.training.options import Schedule, check
 
@@ -146,156 +142,6 @@ def test_seeds_of_initialisation_and_order_are_separate(data: tuple[Data, Data |
     assert same(runs["a"], runs["b"])
     assert not same(runs["a"], runs["c"])
     assert not same(runs["d"], runs["e"])
-
-
-# ---- files and interruptions -----------------------------------------------------------------------------------------
-
-
-def test_files_of_a_run(data: tuple[Data, Data | None], tmp_path: Path) -> None:
-    options = replace(OPTIONS, checkpoint_steps=(0, 1, 2, 4, 8))
-    branch = Branch(method="imp", level=2, replicate=1)
-    trained = train(options, tmp_path, branch, data)
-    steps = [f"step_{step:06d}.pt" for step in (0, 1, 2, 4, 8)]
-    epochs = [f"epoch_{epoch:03d}.pt" for epoch in (1, 2, 3)]
-    assert sorted(os.listdir(tmp_path)) == sorted(["start.pt", "minimum.pt", "curves.nc", *steps, *epochs])
-    assert trained.paths == (tmp_path / "curves.nc", tmp_path / "minimum.pt")
-    files = {name: checkpoints.read(tmp_path / name) for name in os.listdir(tmp_path) if name.endswith(".pt")}
-    assert same(files["start.pt"], files["step_000000.pt"])
-    assert same(files["epoch_001.pt"], files["step_000004.pt"])  # 100 examples are 4 steps of 32
-    assert same(files["epoch_003.pt"], files["minimum.pt"])
-    assert [(files[n].epoch, files[n].step) for n in ("start.pt", "step_000002.pt", "minimum.pt")] == [
-        (0, 0),
-        (0, 2),
-        (3, 12),
-    ]
-    last = files["minimum.pt"]
-    assert (last.method, last.level, last.replicate, last.seed) == ("imp", 2, 1, 0)
-    assert (last.model, last.data, last.normalize, last.loss) == ("mlp", "digits", "standard", "cross_entropy")
-    problem = checkpoints.load(tmp_path / "minimum.pt", checkpoints.ProblemOptions(num_examples=100))
-    assert problem.loss() == pytest.approx(float(trained.curves.train_loss[-1]), rel=1e-6)
-
-
-class KilledError(Exception):
-    """Stands for a process that ends between two writes."""
-
-
-@pytest.mark.parametrize("moment", range(1, 12))
-def test_an_interrupted_training_ends_with_the_same_bits(
-    moment: int, data: tuple[Data, Data | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The process ends at each of its writes in turn: before the rename, so that the file is not there."""
-    options = replace(OPTIONS, checkpoint_steps=(2, 6), augment="flip_crop", optimizer="adam", momentum=0.0, lr=0.01)
-    whole = train(options, data=data, out=tmp_path / "whole", control=Control())
-    replace_path, count = Path.replace, 0
-
-    def dying(self: Path, target: Path) -> Path:
-        nonlocal count
-        count += 1
-        if count == moment:
-            raise KilledError
-        return replace_path(self, target)
-
-    monkeypatch.setattr(Path, "replace", dying)
-    with pytest.raises(KilledError):
-        train(options, tmp_path / "run", data=data)
-    monkeypatch.undo()
-    assert not (tmp_path / "run" / "minimum.pt").exists()
-    torch.manual_seed(moment)
-    resumed = train(options, tmp_path / "run", data=data, control=Control(resume=True))
-    assert same(resumed.checkpoint, whole.checkpoint)
-    assert resumed.curves.drop_attrs().identical(whole.curves.drop_attrs())
-    for name in os.listdir(tmp_path / "whole"):
-        if name.endswith(".pt"):
-            assert same(*(checkpoints.read(tmp_path / folder / name) for folder in ("run", "whole")))
-    assert sorted(os.listdir(tmp_path / "run")) == sorted(os.listdir(tmp_path / "whole"))
-
-
-def test_killed_from_outside_it_continues_from_the_last_finished_epoch(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "landscape.training", "--model", "mlp", "--data", "digits", "--threads", "1"]
-    command += ["--momentum", "0.9", "--lr", "0.02", "--model-arg", "widths=32", "--quiet"]
-    command += ["--epochs", "60", "--out", str(tmp_path / "run.pt"), "--resume"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) as process:
-        deadline = time.monotonic() + 120
-        while not (tmp_path / "run.state.pt").exists() and time.monotonic() < deadline and process.poll() is None:
-            time.sleep(0.01)
-        time.sleep(0.1)
-        assert process.poll() is None, "it ended too early to be killed"
-        process.send_signal(signal.SIGKILL)
-    reached = torch.load(tmp_path / "run.state.pt", weights_only=True)["epoch"]
-    assert 1 <= reached < 60
-    assert not (tmp_path / "run.pt").exists()
-    options = TrainOptions("mlp", "digits", ("widths=32",), epochs=60, momentum=0.9, lr=0.02)
-    epochs: list[int] = []
-
-    def note(epoch: int, model: nn.Module) -> None:
-        epochs.append(epoch)
-
-    resumed = train(options, tmp_path / "run.pt", control=Control(resume=True, on_epoch=note))
-    assert epochs == list(range(reached + 1, 61))
-    assert same(resumed.checkpoint, train(options).checkpoint)
-    assert not (tmp_path / "run.state.pt").exists()
-
-
-def test_a_finished_training_is_not_repeated(data: tuple[Data, Data | None], tmp_path: Path) -> None:
-    first = train(OPTIONS, tmp_path / "a.pt", data=data)
-    before = (tmp_path / "a.pt").stat().st_mtime_ns
-    again = train(OPTIONS, tmp_path / "a.pt", data=data)
-    assert (tmp_path / "a.pt").stat().st_mtime_ns == before
-    assert same(first.checkpoint, again.checkpoint)
-    assert again.curves.drop_attrs().equals(first.curves.drop_attrs())
-    other = replace(OPTIONS, lr=0.2)
-    with pytest.raises(InputError, match=r"another training \(lr was 0.1 and is 0.2 here\)"):
-        train(other, tmp_path / "a.pt", data=data)
-    train(other, tmp_path / "a.pt", data=data, control=Control(force=True))
-    with pytest.raises(InputError, match=r"lr was 0\.2"):
-        train(OPTIONS, tmp_path / "a.pt", data=data)
-    for branch in (Branch(data_seed=1), Branch(mask=random_mask()), Branch(start=first.checkpoint.state_dict)):
-        with pytest.raises(InputError, match="another training"):
-            train(other, tmp_path / "a.pt", branch, data)
-    checkpoints.save(tmp_path / "b.pt", checkpoints.Checkpoint({"w": torch.ones(1)}))
-    with pytest.raises(InputError, match="this trainer did not write"):
-        train(OPTIONS, tmp_path / "b.pt", data=data)
-
-
-def test_the_state_of_another_training_is_not_continued(data: tuple[Data, Data | None], tmp_path: Path) -> None:
-    def stop(epoch: int, model: nn.Module) -> bool:
-        if epoch == 2:
-            raise KilledError
-        return False
-
-    with pytest.raises(KilledError):
-        train(OPTIONS, tmp_path / "a.pt", data=data, control=Control(on_epoch=stop))
-    assert (tmp_path / "a.state.pt").exists()
-    with pytest.raises(InputError, match=r"weight_decay was 0\.001 and is 0 here"):
-        train(replace(OPTIONS, weight_decay=0.0), tmp_path / "a.pt", data=data, control=Control(resume=True))
-    fresh = train(OPTIONS, tmp_path / "a.pt", data=data)  # without --resume it starts anew
-    assert same(fresh.checkpoint, train(OPTIONS, data=data).checkpoint)
-    (tmp_path / "b.state.pt").write_bytes(b"damaged")
-    with pytest.raises(InputError, match="is not a state of a training"):
-        train(OPTIONS, tmp_path / "b.pt", data=data, control=Control(resume=True))
-    torch.save({"weights": 3}, tmp_path / "b.state.pt")
-    with pytest.raises(InputError, match="not the state of a training; delete it"):
-        train(OPTIONS, tmp_path / "b.pt", data=data, control=Control(resume=True))
-
-
-def test_training_may_end_early(data: tuple[Data, Data | None], tmp_path: Path) -> None:
-    stopped = train(OPTIONS, tmp_path, data=data, control=Control(on_epoch=lambda epoch, model: epoch == 2))
-    assert (stopped.checkpoint.epoch, len(stopped.curves.epoch)) == (2, 3)
-    assert same(stopped.checkpoint, checkpoints.read(tmp_path / "epoch_002.pt"))
-
-
-@pytest.mark.parametrize("first", [2, 4, 7])
-def test_training_can_start_at_any_step(first: int, data: tuple[Data, Data | None], tmp_path: Path) -> None:
-    """Without momentum, going on from the weights of step k is the rest of the whole training."""
-    options = replace(OPTIONS, momentum=0.0, schedule="cosine", checkpoint_steps=(first,), augment="flip_crop")
-    whole = train(options, tmp_path, data=data)
-    start = checkpoints.read(tmp_path / f"step_{first:06d}.pt").state_dict
-    rest = train(options, tmp_path / "rest", Branch(start=start, first_step=first), data)
-    assert same(rest.checkpoint, whole.checkpoint)
-    assert rest.curves.epoch.values.tolist() == list(range(first // 4, 4))
-    assert (rest.checkpoint.epoch, rest.checkpoint.step) == (3, 12)
-    assert checkpoints.read(tmp_path / "rest" / "start.pt").step == first
 
 
 # ---- parts -----------------------------------------------------------------------------------------------------------
@@ -483,3 +329,43 @@ def test_training_on_a_gpu_follows_the_cpu(data: tuple[Data, Data | None]) -> No
     for name, tensor in on_cpu.checkpoint.state_dict.items():
         assert_close(on_gpu.checkpoint.state_dict[name], tensor, rtol=1e-3, atol=1e-5)
     assert same(on_gpu.checkpoint, train(replace(OPTIONS, device="cuda"), data=data).checkpoint)
+
+
+@pytest.mark.bench
+def test_speed_against_a_bare_loop(capsys: pytest.CaptureFixture[str]) -> None:
+    """Processor seconds of an epoch of the LeNet against the loop that one would write by hand."""
+    root = data_directory("mnist")
+    data = datasets.load("mnist", "train", datasets.Sample(20000), root=root)
+    options = TrainOptions("lenet_300_100", "mnist", lr=0.05, momentum=0.9, weight_decay=1e-4)
+
+    def network() -> nn.Module:
+        return models.build("lenet_300_100", input_shape=data.input_shape, num_outputs=10)
+
+    def bare() -> None:
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-4)
+        for places in torch.randperm(len(data), generator=torch.Generator().manual_seed(0)).split(128):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(data.x[places]), data.y[places]).backward()
+            optimizer.step()
+
+    def own(mask: dict[str, torch.Tensor]) -> None:
+        loop = Loop(network(), losses.by_name("cross_entropy"), (data.x, data.y), options, mask, 0)
+        loop.run_epoch(1, lambda step: None)
+
+    half = {n: torch.arange(p.numel()).reshape(p.shape) % 2 == 0 for n, p in network().named_parameters() if p.ndim > 1}
+    runs = {"bare": bare, "own": lambda: own({}), "own, 50 % pruned": lambda: own(half)}
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(7):
+        for name, run in runs.items():
+            start = time.process_time()
+            run()
+            seconds[name].append(time.process_time() - start)
+    with capsys.disabled():
+        for name, values in seconds.items():
+            ratio = np.median(values) / np.median(seconds["bare"])
+            print(
+                f"\ntraining, LeNet-300-100, 20,000 examples, {name}: {np.median(values):.3f} s, {ratio:.2f} of bare",
+                end="",
+            )
+        print()
