@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from importlib.metadata import PackageNotFoundError, distribution
 from typing import Any
 
 import yaml
@@ -46,6 +47,19 @@ def test_every_dependency_is_pinned_to_a_version_that_it_allows() -> None:
         assert name in pinned, f"{name} is not in constraints.txt"
         assert requirement.specifier.contains(pinned[name], prereleases=True), (
             f"{requirement}, pinned to {pinned[name]}"
+        )
+
+
+def test_the_pins_can_be_installed_on_the_oldest_python() -> None:
+    oldest = PROJECT["requires-python"].removeprefix(">=") + ".0"
+    for name, version in pins().items():
+        try:
+            metadata = distribution(name).metadata
+        except PackageNotFoundError:
+            continue  # the peers of `make bench`, for example
+        asked = SpecifierSet(metadata["Requires-Python"] or "")
+        assert metadata["Version"].split("+")[0] != version or oldest in asked, (
+            f"{name}=={version} wants Python {asked}"
         )
 
 
