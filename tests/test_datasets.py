@@ -306,6 +306,15 @@ def test_the_hash_knows_values_order_and_normalisation(tmp_path: Path) -> None:
     assert digest(X) == found[0]
 
 
+def test_the_hash_knows_which_examples_were_chosen() -> None:
+    def alike() -> tuple[np.ndarray, np.ndarray]:
+        return np.ones((30, 2)), np.zeros(30, int)
+
+    one, two = (load(alike, sample=Sample(5, "random", seed)) for seed in (0, 1))
+    assert torch.equal(one.x, two.x)
+    assert one.sha256 != two.sha256
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -69,6 +69,16 @@ def test_kept_counts_weights_and_not_biases(mask: masks.Mask) -> None:
     assert sum(masks.layer_counts(mask).values()) + removed == sum(m.numel() for m in mask.values())
 
 
+def test_nesting_and_positions_by_example() -> None:
+    outer, inner = {"out.weight": torch.tensor([[1, 0, 1]] * 2)}, {"out.weight": torch.tensor([[1, 0, 0]] * 2)}
+    assert masks.nests(inner, outer)
+    assert not masks.nests(outer, inner)
+    assert not masks.nests({"fc.weight": torch.ones(3, 4)}, outer)
+    index = masks.active_index(inner, SHAPES)
+    assert index is not None
+    assert index.tolist() == [*range(15), 15, 18]
+
+
 def test_a_pruned_bias_counts_as_a_weight() -> None:
     assert masks.kept({"fc.bias": torch.tensor([True, False, False])}, SHAPES) == pytest.approx(1 - 2 / 21)
     assert masks.kept(None, SHAPES) == 1
