@@ -3,6 +3,7 @@
 Measure
     ``measure_spectrum(model, loss, data, mask=None, **options)``: Hessian eigenvalues, density, trace (``spectrum``).
     ``measure_connectivity(models, loss, data, masks=None, **options)``: distances, barriers, disagreement.
+    ``measure_dimension(model, loss, data, mask=None, **options)``: conditions of a slow manifold (``dimension``).
 
 Read
     ``open_result(path)``: one result as a labelled :class:`xarray.Dataset` (``store``).
@@ -18,6 +19,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "measure_connectivity": "landscape.connectivity",
+    "measure_dimension": "landscape.dimension",
     "measure_spectrum": "landscape.spectrum",
     "open_result": "landscape.store",
 }

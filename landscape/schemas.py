@@ -90,8 +90,18 @@ COORDINATES: dict[str, Variable] = {
     "level": count("pruning level"),
     "replicate": count("training repeat"),
     "point": label("where on a level: minimum, projected, restricted or rewind"),
+    "first_level": count("pruning level of the first network", "first_level"),
+    "second_level": count("pruning level of the second network", "second_level"),
+    "control": label("raw, or how the losses of a pair were made equal"),
+    "curvature": label("which curvature was measured: hessian, ggn or jtj"),
     "epoch": count("training epoch (0: the start)", "epoch"),
     "step": count("training step", "step"),
+    "rule": label("rule that gives a dimension", "rule"),
+    "radius": number("parameter", "radius of the region around the base point", "radius"),
+    "sample": count("sampled displacement", "sample"),
+    "fast": count("number k of fast directions", "fast"),
+    "iteration": count("iteration of the approximate manifold", "iteration"),
+    "twin_step": count("step of the twin runs", "twin_step"),
 }
 
 MODEL: dict[str, Variable] = {
@@ -250,10 +260,101 @@ TRAINING: dict[str, Variable] = {
     "test_accuracy": number("1", "fraction of test examples classified correctly", "epoch"),
 }
 
+_ANSWER = ("rule", "radius")
+
+DIMENSION: dict[str, Variable] = {
+    **MODEL,
+    "num_modes": count("modes of the dynamics (two for each parameter under a heavy ball)"),
+    "eigenvalue": number(CURVATURE, "eigenvalue in the metric of the dynamics", "eigen"),
+    "residual": number(CURVATURE, "norm of H v - lambda v from a fresh product", "eigen"),
+    "converged": flag("whether the residual is within the tolerance", "eigen"),
+    "rate": number(CURVATURE, "effective rate of the mode", "eigen"),
+    "status": label("found, none, or not resolved", *_ANSWER),
+    "dimension": number("1", "number N of slow modes (NaN: none)", *_ANSWER),
+    "dimension_upper": number("1", "known upper bound on N (NaN: none)", *_ANSWER),
+    "num_retained": number("1", "modes on the side that is kept", *_ANSWER),
+    "num_fast": number("1", "number n - N of fast modes", *_ANSWER),
+    "gap_index": number("1", "label from the top of the gap behind dimension_upper", *_ANSWER),
+    "gap_width": number(CURVATURE, "gap behind dimension_upper, less the errors of its ends", *_ANSWER),
+    "unknown_low": number(CURVATURE, "lower end of the interval in which a better gap could hide", *_ANSWER),
+    "unknown_high": number(CURVATURE, "upper end of the interval in which a better gap could hide", *_ANSWER),
+    "radius_upper": number("parameter", "upper bound on the radius up to which the rule has an answer", "rule"),
+    "coverage": number("1", "radius_upper over the distance from the base point", "rule", "step"),
+    "entry_step": number("1", "first step after which the coverage stays at least 1 (NaN: never)", "rule"),
+    "distance": number("parameter", "distance of the state from the base point", "step"),
+    "secant": number(CURVATURE, "|F(u') - F(u)| / |u' - u| since the last state", "step"),
+    "lipschitz": number(CURVATURE, "largest sampled |H(W* + u) - H(W*)|, a lower bound", "radius"),
+    "lipschitz_osc": number(CURVATURE, "half the sampled range of eigenvalues of the change, a lower bound", "radius"),
+    "lipschitz_half": number(CURVATURE, "the same as lipschitz from every second sample", "radius"),
+    "lipschitz_factor": number("1", "factor of the Lipschitz constant under the dynamics"),
+    "num_samples": count("sampled Hessian differences within the radius", "radius"),
+    "sample_radius": number("parameter", "length of the displacement", "sample"),
+    "sample_low": number(CURVATURE, "smallest Ritz value of the Hessian difference", "sample"),
+    "sample_high": number(CURVATURE, "largest Ritz value of the Hessian difference", "sample"),
+    "sample_kind": label("trajectory, isotropic, eigenvector, gradient, ray or adversarial", "sample"),
+    "kink_slope": number("1", "log-log slope of l at small radii: 1 if smooth, 0 at kinks"),
+    "kink_plateau": number(CURVATURE, "l at the smallest radius where it does not vanish (NaN: it does)"),
+    "product_noise": number(CURVATURE, "size of a Hessian difference that is rounding"),
+    "cone_gap": number(CURVATURE, "smallest pointwise cone gap over the samples", "fast"),
+    "cone_attraction": number(CURVATURE, "smallest pointwise rate of attraction over the samples", "fast"),
+    "cone_residual": number(CURVATURE, "largest residual of the pointwise cone's Ritz vectors", "fast"),
+    "num_cone_samples": count("sampled points of the cone"),
+    "segment_gap": number(CURVATURE, "smallest segment-averaged cone gap over the samples", "fast"),
+    "segment_attraction": number(CURVATURE, "smallest segment-averaged rate of attraction over the samples", "fast"),
+    "segment_residual": number(CURVATURE, "largest residual of the segments' Ritz vectors", "fast"),
+    "num_segment_samples": count("sampled segments of the cone"),
+    "fast_gradient_fraction": number("1", "share |Q g| / |g| of the gradient on k fast directions", "fast"),
+    "newton_displacement": number("parameter", "step |A_Q^-1 Q g| that the gradient asks for there", "fast"),
+    "time": number("parameter^2 / nat", "training time: learning rate times steps / (1 - momentum)"),
+    **estimate("n_frozen", "1", "number of modes that have not moved over the time"),
+    **estimate("n_active", "1", "number of modes neither frozen nor slaved"),
+    **estimate("n_slaved", "1", "number of modes that have decayed over the time"),
+    **estimate("n_escaping", "1", "number of active modes that grow"),
+    **estimate("effective_number", "1", "effective number of stiff modes, alpha = 1 / time"),
+    "steady_slope": number("1", "largest |Q dW| / |P dW| over pairs of late states", "fast"),
+    "steady_shuffled": number("1", "its median over shuffles of the fast coordinates", "fast"),
+    "steady_p_value": number("1", "chance of so small a slope under shuffling", "fast"),
+    "aim_defect": number("1", "error of the approximate manifold over the spread of fast coordinates", "iteration"),
+    "num_slaved": count("fast coordinates of the approximate manifold"),
+    "twin_ratio": number("1", "|Q w| / |P w| of the difference of twin runs", "twin_step"),
+    "twin_entry": number("1", "step from which the ratio stays at most 1 (NaN: never)"),
+    "twin_decay_rate": number(CURVATURE, "smallest decay rate of |Q w| outside the cone"),
+    "twin_fast": count("fast directions of the twin runs"),
+    "tensor_norm": number("nat / parameter^3", "norm of the third derivative at the base point, a lower bound"),
+    "tensor_norm_converged": flag("whether the power method became stationary"),
+}
+
+BARRIER_MATRIX: dict[str, Variable] = {
+    f"matrix_{name}": Variable(
+        (*variable.dims[:-1], "first_level", "second_level"), "float64", variable.units, variable.long_name
+    )
+    for name, variable in CONNECTIVITY.items()
+    if variable.dims[-1:] == ("pair",)
+}
+
+CURVES: dict[str, Variable] = {
+    **TRAINING,
+    "projected_loss": number("nat", "train loss of the mask times imp's epochs of the level before", "epoch"),
+}
+
+# What a control did to the point of lower loss of a pair.
+MATCHED: dict[str, Variable] = {
+    "matched_method": label("method of the point that was replaced"),
+    "matched_point": label("point that was replaced"),
+    "target_loss": number("nat", "loss of the other point of the pair"),
+    "output_scale": number("1", "factor of the output layer that gives the loss of the other point"),
+    "whole_network": count("1 where the output layer was scaled, 0 where the outputs were"),
+    "matched_step": count("training step of the checkpoint that replaces the point"),
+    "output_spread": number("1", "mean squared distance of the outputs from their mean over the classes"),
+}
+
 SCHEMAS: dict[str, dict[str, Variable]] = {
+    "dimension": DIMENSION,
     "training": TRAINING,
-    "spectrum": SPECTRUM,
+    "spectrum": {**SPECTRUM, **MATCHED},
     "connectivity": CONNECTIVITY,
+    "curves": CURVES,
+    "barrier_matrix": BARRIER_MATRIX,
     "alignment": ALIGNMENT,
     "surface": SURFACE,
     "renewal": RENEWAL,

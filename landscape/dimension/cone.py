@@ -28,10 +28,12 @@ from torch import Tensor
 
 from landscape import lanczos
 from landscape.dimension.combine import combination
+from landscape.dimension.lipschitz import SampleOptions
+from landscape.dimension.metric import Point, curvature
 from landscape.dimension.rates import Array
+from landscape.dimension.tensor import third_order
 from landscape.errors import InputError
-from landscape.operators import LinearOperator, hessian
-from landscape.problem import Problem
+from landscape.operators import LinearOperator
 from landscape.seeds import generator
 
 _SYMMETRY = 1e-3
@@ -123,8 +125,55 @@ def dense_margins(matrix: Array, basis: Array) -> Margins:
     return Margins(attraction, ceiling, np.zeros_like(ceiling), int(np.prod(matrix.shape[:-1])))
 
 
-def margins(operator: LinearOperator, basis: Tensor, depth: int = 30, seed: int = 0) -> Margins:
-    """Return the cone margins of a Hessian for k = 1..K fast directions.
+@dataclass(frozen=True, eq=False)
+class Compression:
+    """The Hessian on the span of the fast basis and of one Krylov space of its complement.
+
+    Attributes
+    ----------
+    matrix
+        The Hessian on the span, ``(K + m, K + m)``, fast directions first.
+    span
+        The orthonormal directions themselves, ``(n, K + m)``.
+    outside
+        Gram matrix ``(K, K)`` of what the Hessian sends from the fast directions out of the span.
+    tail
+        Norm of what it sends there from the last Krylov vector.
+    num_products
+        Cost: K + m.
+    """
+
+    matrix: Array
+    span: Tensor
+    outside: Array
+    tail: float
+    num_products: int
+
+    def margins(self) -> Margins:
+        """Return both sides of the cone gap for k = 1..K."""
+        fast = len(self.outside)
+        attraction, ceiling, residual = np.empty(fast), np.empty(fast), np.empty(fast)
+        for k in range(1, fast + 1):
+            attraction[k - 1] = np.linalg.eigvalsh(self.matrix[:k, :k])[0]
+            values, vectors = np.linalg.eigh(self.matrix[k:, k:])
+            ceiling[k - 1], top = values[-1], vectors[:, -1]
+            ours = top[: fast - k]
+            leak = max(float(ours @ self.outside[k:, k:] @ ours), 0.0)
+            residual[k - 1] = np.sqrt(leak) + self.tail * abs(top[-1])
+        return Margins(attraction, ceiling, residual, self.num_products)
+
+    def vectors(self, k: int) -> tuple[Tensor, Tensor]:
+        """Return the unit vectors ``(n,)`` behind the attraction and the ceiling of k fast directions."""
+        floor = np.linalg.eigh(self.matrix[:k, :k])[1][:, 0]
+        top = np.linalg.eigh(self.matrix[k:, k:])[1][:, -1]
+        return tuple(
+            part @ torch.as_tensor(weights).to(part)
+            for part, weights in ((self.span[:, :k], floor), (self.span[:, k:], top))
+        )  # type: ignore[return-value]
+
+
+def compress(operator: LinearOperator, basis: Tensor, depth: int = 30, seed: int = 0) -> Compression:
+    """Return the Hessian compressed to what the cone gap needs.
 
     Parameters
     ----------
@@ -137,16 +186,15 @@ def margins(operator: LinearOperator, basis: Tensor, depth: int = 30, seed: int 
 
     Notes
     -----
-    Cost: K + m products for all k together. The Hessian is compressed to the span of the basis and of one Krylov space
-    of the complement, where both sides of each splitting are small eigenproblems.
-    Error: ``attraction`` is exact; ``ceiling`` is a Ritz value, at most the true lambda_max(P H P) and within
-    ``residual`` of an eigenvalue of P H P; so a negative gap is definite, a positive one holds up to the Lanczos error.
+    Cost: K + m products; K + m vectors of memory, twice.
     """
     size, fast = basis.shape
     if not 0 < fast < size:
         raise InputError(f"{fast} fast directions do not split R^{size}; choose 1 to {size - 1} (--fast)")
-    start_count = operator.num_products
+    before = operator.num_products
     product = operator @ basis
+    lead = _small(basis.T @ product)
+    _check_symmetric(lead)
 
     def project(block: Tensor) -> Tensor:
         return block - basis @ (basis.T @ block)
@@ -155,18 +203,29 @@ def margins(operator: LinearOperator, basis: Tensor, depth: int = 30, seed: int 
     start = torch.randn(size, generator=generator(seed, "cone"), dtype=torch.float64)
     start = project(start.to(operator.device, operator.dtype))
     krylov = lanczos.krylov(deflated, start, min(depth, size - fast))
-    assert krylov.basis is not None
     other = krylov.basis.T
-    inner = np.diag(np.asarray(krylov.alpha.cpu(), dtype=float))
-    beta = np.asarray(krylov.beta.cpu(), dtype=float)
-    inner += np.diag(beta, 1) + np.diag(beta, -1)
-    lead = _small(basis.T @ product)
-    _check_symmetric(lead)
+    beta = np.asarray(krylov.beta, dtype=float)
+    inner = np.diag(np.asarray(krylov.alpha, dtype=float)) + np.diag(beta, 1) + np.diag(beta, -1)
     cross = _small(product.T @ other)
     matrix = np.block([[(lead + lead.T) / 2, cross], [cross.T, inner]])
-    outside = product - basis @ (basis.T @ product) - other @ (other.T @ product)
-    cost = operator.num_products - start_count
-    return _compressed(matrix, _small(outside.T @ outside), float(krylov.residual_norm), cost)
+    outside = project(product)
+    outside = outside - other @ (other.T @ outside)
+    cost = operator.num_products - before
+    return Compression(
+        matrix, torch.cat([basis, other], dim=1), _small(outside.T @ outside), krylov.residual_norm, cost
+    )
+
+
+def margins(operator: LinearOperator, basis: Tensor, depth: int = 30, seed: int = 0) -> Margins:
+    """Return the cone margins of a Hessian for k = 1..K fast directions, all from one compression (:func:`compress`).
+
+    Notes
+    -----
+    Cost: K + m products for all k together.
+    Error: ``attraction`` is exact; ``ceiling`` is a Ritz value, at most the true lambda_max(P H P) and within
+    ``residual`` of an eigenvalue of P H P; so a negative gap is definite, a positive one holds up to the Lanczos error.
+    """
+    return compress(operator, basis, depth, seed).margins()
 
 
 def _small(matrix: Tensor) -> Array:
@@ -180,21 +239,51 @@ def _check_symmetric(matrix: Array) -> None:
         raise InputError(NOT_SYMMETRIC)
 
 
-def _compressed(matrix: Array, outside: Array, tail: float, num_products: int) -> Margins:
-    """Return the margins of the compressed Hessian; ``outside`` is the Gram matrix of what leaves the span."""
-    fast = len(outside)
-    attraction, ceiling, residual = np.empty(fast), np.empty(fast), np.empty(fast)
-    for k in range(1, fast + 1):
-        attraction[k - 1] = np.linalg.eigvalsh(matrix[:k, :k])[0]
-        values, vectors = np.linalg.eigh(matrix[k:, k:])
-        ceiling[k - 1], top = values[-1], vectors[:, -1]
-        ours = top[: fast - k]
-        leak = max(float(ours @ outside[k:, k:] @ ours), 0.0)
-        residual[k - 1] = np.sqrt(leak) + tail * abs(top[-1])
-    return Margins(attraction, ceiling, residual, num_products)
+def tighten(problem: Point, u: Tensor, basis: Tensor, k: int, options: SampleOptions) -> tuple[list[Margins], Tensor]:
+    """Search the sphere through ``u (n,)`` for the smallest pointwise cone gap of k fast directions.
+
+    The gradient of the gap in u is T[q, q, .] - T[p, p, .] with the vectors behind its two sides; a step that does not
+    lower the gap is shortened.
+
+    Returns
+    -------
+    The margins at every point visited, and the displacement of the smallest gap.
+
+    Notes
+    -----
+    Cost: per step K + m products and two third derivatives (about two products each).
+    """
+    radius = u.norm()
+    if not float(radius) > 0:
+        raise InputError("the adversarial search needs a displacement that is not zero")
+
+    def look(point: Tensor) -> Compression:
+        return compress(curvature(problem.at(problem.theta + point)), basis, options.depth, options.seed)
+
+    def downhill(point: Tensor, found: Compression) -> Tensor | None:
+        there, (q, p) = problem.at(problem.theta + point), found.vectors(k)
+        slope = third_order(there, p) - third_order(there, q)
+        return slope / slope.norm() if float(slope.norm()) > 0 else None
+
+    found = look(u)
+    visited, share = [found.margins()], 1.0
+    lowest, direction = visited[0].gap[k - 1], downhill(u, found)
+    for _ in range(options.ascent_steps):
+        if direction is None or share < 1 / 64:
+            break
+        trial = (1 - share) * u / radius + share * direction
+        trial = radius * trial / trial.norm()
+        found = look(trial)
+        visited.append(found.margins())
+        if visited[-1].gap[k - 1] < lowest:
+            u, lowest, share = trial, visited[-1].gap[k - 1], min(1.0, 2 * share)
+            direction = downhill(u, found)
+        else:
+            share /= 2
+    return visited, u
 
 
-def segment(problem: Problem, start: Tensor, end: Tensor, nodes: int = 3) -> LinearOperator:
+def segment(problem: Point, start: Tensor, end: Tensor, nodes: int = 3) -> LinearOperator:
     """Return the Hessian averaged over the segment from ``start (n,)`` to ``end (n,)`` by Gauss-Legendre quadrature.
 
     Notes
@@ -204,7 +293,9 @@ def segment(problem: Problem, start: Tensor, end: Tensor, nodes: int = 3) -> Lin
     """
     position, weight = np.polynomial.legendre.leggauss(nodes)
     points = [start + (1 + s) / 2 * (end - start) for s in position.tolist()]
-    return combination([(w / 2, hessian(problem.at(point))) for w, point in zip(weight.tolist(), points, strict=True)])
+    return combination(
+        [(w / 2, curvature(problem.at(point))) for w, point in zip(weight.tolist(), points, strict=True)]
+    )
 
 
 def collect(samples: Sequence[Margins], size: int) -> ConeResult:

@@ -22,10 +22,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from landscape.dimension.metric import Point
 from landscape.dimension.rates import Array
 from landscape.dimension.tensor import third_order
 from landscape.errors import InputError
-from landscape.problem import Problem
 from landscape.seeds import numpy_generator
 
 _RESONANCE = 1e-6
@@ -46,7 +46,7 @@ class Split:
         A_Q: the fast eigenvalues ``(K,)``, or V'AV ``(K, K)``. All must be positive.
     """
 
-    problem: Problem
+    problem: Point
     fast: Tensor
     curvature: Tensor
 
@@ -165,7 +165,7 @@ class FitOptions:
     seed: int = 0
 
 
-def invariance(problem: Problem, fast: Tensor, runs: Tensor, options: FitOptions | None = None) -> Invariance:
+def invariance(problem: Point, fast: Tensor, runs: Tensor, options: FitOptions | None = None) -> Invariance:
     """Return the defect of invariance of a graph that is fitted to all but one run, averaged over the run left out.
 
     Parameters

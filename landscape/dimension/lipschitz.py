@@ -18,11 +18,11 @@ from torch import Tensor
 
 from landscape import lanczos
 from landscape.dimension.combine import combination
+from landscape.dimension.metric import Point, curvature
 from landscape.dimension.rates import Array
 from landscape.dimension.tensor import third_order
 from landscape.errors import InputError
-from landscape.operators import LinearOperator, hessian
-from landscape.problem import Problem
+from landscape.operators import LinearOperator
 from landscape.seeds import generator
 
 REGIONS = ("trajectory", "ball", "adversarial")
@@ -64,7 +64,8 @@ class LipschitzSamples:
     low, high
         Ends of the spectrum of H(W* + u) - H(W*), ``(s,)``.
     kind
-        Where the sample is from: ``trajectory``, ``isotropic``, ``eigenvector``, ``gradient`` or ``adversarial``.
+        Where the sample is from: ``trajectory``, ``isotropic``, ``eigenvector``, ``gradient``, ``ray`` or
+        ``adversarial``.
     num_products
         Cost of all of them.
     """
@@ -90,6 +91,11 @@ class LipschitzSamples:
             "adversarial": np.ones(len(self.kind), dtype=bool),
         }[region]
         return LipschitzSamples(self.radius[keep], self.low[keep], self.high[keep], self.kind[keep], self.num_products)
+
+    def every_second(self) -> LipschitzSamples:
+        """Return half of the samples, to see how much the other half adds."""
+        part = slice(None, None, 2)
+        return LipschitzSamples(self.radius[part], self.low[part], self.high[part], self.kind[part], self.num_products)
 
     def constants(self, radii: Array) -> tuple[Array, Array, NDArray[np.int64]]:
         """Return l, l_osc and the number of samples within each radius, ``(r,)``; NaN where there is no sample.
@@ -127,9 +133,9 @@ class SampleOptions:
     seed: int = 0
 
 
-def difference(problem: Problem, u: Tensor, base: LinearOperator | None = None) -> LinearOperator:
+def difference(problem: Point, u: Tensor, base: LinearOperator | None = None) -> LinearOperator:
     """Return H(W* + u) - H(W*) as an operator; a product costs two. Both sides use the same examples."""
-    return combination([(1.0, hessian(problem.at(problem.theta + u))), (-1.0, base or hessian(problem))])
+    return combination([(1.0, curvature(problem.at(problem.theta + u))), (-1.0, base or curvature(problem))])
 
 
 def extremes(operator: LinearOperator, depth: int = 30, seed: int = 0) -> Extremes:
@@ -148,13 +154,12 @@ def extremes(operator: LinearOperator, depth: int = 30, seed: int = 0) -> Extrem
         raise InputError("a Hessian product holds NaN or infinite values at a sampled point")
     values, vectors = np.linalg.eigh(np.diag(alpha) + np.diag(beta, 1) + np.diag(beta, -1))
     side = 0 if -values[0] > values[-1] else -1
-    assert krylov.basis is not None
     vector = krylov.basis.T @ torch.as_tensor(vectors[:, side]).to(krylov.basis)
     return Extremes(float(values[0]), float(values[-1]), vector / vector.norm(), operator.num_products - before)
 
 
 def sample(
-    problem: Problem,
+    problem: Point,
     displacements: Sequence[tuple[str, Tensor]],
     options: SampleOptions | None = None,
     on_sample: Callable[[Extremes], None] | None = None,
@@ -173,7 +178,7 @@ def sample(
     Cost: 2 ``depth`` products per displacement.
     """
     options = options or SampleOptions()
-    base, found = hessian(problem), []
+    base, found = curvature(problem), []
     for _, u in displacements:
         found.append(extremes(difference(problem, u, base), options.depth, options.seed))
         if on_sample is not None:
@@ -193,19 +198,23 @@ def _samples(radius: Array, found: Sequence[Extremes], kind: Sequence[str]) -> L
 
 
 def ascend(
-    problem: Problem, u: Tensor, options: SampleOptions | None = None, base: LinearOperator | None = None
-) -> LipschitzSamples:
-    """Return the samples of an adversarial search on the sphere through ``u (n,)`` for the largest |H(W* + u) - H(W*)|.
+    problem: Point, u: Tensor, options: SampleOptions | None = None, base: LinearOperator | None = None
+) -> tuple[LipschitzSamples, Tensor]:
+    """Search the sphere through ``u (n,)`` for the largest |H(W* + u) - H(W*)|.
 
     Lanczos finds v at the present u; ``T(W* + u)[v, v, .]``, the gradient of v' H v in u, is the next direction; a step
-    that does not raise the norm is shortened. Every point visited is kept as a sample of kind ``adversarial``.
+    that does not raise the norm is shortened.
+
+    Returns
+    -------
+    Every point visited as a sample of kind ``adversarial``, and the displacement ``(n,)`` of the largest.
 
     Notes
     -----
     Cost: per step 2 ``depth`` products and one third derivative (about two products).
     """
     options = options or SampleOptions()
-    radius, base = u.norm(), base or hessian(problem)
+    radius, base = u.norm(), base or curvature(problem)
     if not float(radius) > 0:
         raise InputError("the adversarial search needs a displacement that is not zero")
     best = extremes(difference(problem, u, base), options.depth, options.seed)
@@ -223,15 +232,77 @@ def ascend(
             direction = _uphill(problem, u, best)
         else:
             share /= 2
-    return _samples(np.full(len(visited), float(radius.double())), visited, ["adversarial"] * len(visited))
+    return _samples(np.full(len(visited), float(radius.double())), visited, ["adversarial"] * len(visited)), u
 
 
-def _uphill(problem: Problem, u: Tensor, found: Extremes) -> Tensor | None:
+def _uphill(problem: Point, u: Tensor, found: Extremes) -> Tensor | None:
     """Return the unit direction in which the larger end grows, or None where the third derivative vanishes."""
     slope = third_order(problem.at(problem.theta + u), found.vector)
     slope = slope if found.high >= -found.low else -slope
     norm = slope.norm()
     return slope / norm if float(norm) > 0 else None
+
+
+class Ray:
+    """Hessian differences along the ray through a displacement, each computed once.
+
+    Parameters
+    ----------
+    problem
+        At the base point.
+    u
+        Displacement ``(n,)``; scale 1 is its end.
+    options
+        Krylov depth and seed.
+    """
+
+    def __init__(self, problem: Point, u: Tensor, options: SampleOptions | None = None) -> None:
+        self.problem, self.u, self.options = problem, u, options or SampleOptions()
+        self.radius = float(u.double().norm())
+        self.base = curvature(problem)
+        self.found: dict[float, Extremes] = {}
+
+    def at(self, scale: float) -> Extremes:
+        """Return the ends of H(W* + scale u) - H(W*). Cost: 2 ``depth`` products, once."""
+        if scale not in self.found:
+            operator = difference(self.problem, scale * self.u, self.base)
+            self.found[scale] = extremes(operator, self.options.depth, self.options.seed)
+        return self.found[scale]
+
+    def samples(self) -> LipschitzSamples:
+        """Return all differences so far, as samples of kind ``ray``."""
+        radii = np.array([scale * self.radius for scale in self.found])
+        return _samples(radii, list(self.found.values()), ["ray"] * len(radii))
+
+    def failure_radius(self, fails: Callable[[Extremes], bool], tolerance: float = 1e-3) -> float:
+        """Return the smallest radius found on the ray at which a condition fails; infinity if it does not at its end.
+
+        Parameters
+        ----------
+        fails
+            The condition, judged from the Hessian difference at one point.
+        tolerance
+            Relative accuracy of the radius.
+
+        Notes
+        -----
+        Cost: about log2 (1 / tolerance) differences, fewer for a second condition. Error: the condition does fail at
+        the radius returned, so the radius up to which it holds is at most this; along other rays it may fail earlier.
+        """
+        return self.radius * smallest_failure(lambda scale: fails(self.at(scale)), tolerance)
+
+
+def smallest_failure(fails_at: Callable[[float], bool], tolerance: float = 1e-3, most: int = 24) -> float:
+    """Return a scale in (0, 1] at which a condition fails, but not ``tolerance`` below it; infinity if not at 1."""
+    if not fails_at(1.0):
+        return float("inf")
+    low, high = 0.0, 1.0
+    for _ in range(most):
+        if high - low <= tolerance * high:
+            break
+        middle = (low + high) / 2
+        low, high = (low, middle) if fails_at(middle) else (middle, high)
+    return high
 
 
 def merge(parts: Sequence[LipschitzSamples]) -> LipschitzSamples:
@@ -245,14 +316,14 @@ def merge(parts: Sequence[LipschitzSamples]) -> LipschitzSamples:
     )
 
 
-def secant(problem: Problem, states: Tensor) -> Array:
+def secant(problem: Point, states: Tensor) -> Array:
     """Return |F(u') - F(u)| / |u' - u| for consecutive states ``(T, n)``, ``(T - 1,)``: the weakest lower bound of l.
 
     Notes
     -----
     Cost: one gradient per state and one product per pair. A monitor, which needs no eigenvalues.
     """
-    operator = hessian(problem)
+    operator = curvature(problem)
     gradients = [problem.gradient(state) for state in states]
     found = []
     for t in range(len(states) - 1):

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from landscape.dimension.metric import Point
 from landscape.dimension.rates import Array
 from landscape.errors import InputError
-from landscape.problem import Problem
 from landscape.seeds import generator, numpy_generator
 
 
@@ -83,7 +83,7 @@ class Squeezing:
         return float((-np.diff(np.log(np.maximum(self.fast, 1e-300))) / np.diff(self.time))[outside].min())
 
 
-def twin_runs(problem: Problem, fast: Tensor, options: TwinOptions) -> Squeezing:
+def twin_runs(problem: Point, fast: Tensor, options: TwinOptions) -> Squeezing:
     """Return how the difference of two runs from neighbouring starts divides between fast and slow directions.
 
     Parameters

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from landscape import parallel
+from landscape.dimension.metric import Point, Scaled
 from landscape.errors import InputError
 from landscape.networks import second_order_kernels
-from landscape.problem import Problem
 from landscape.seeds import generator
 
 
-def third_order(problem: Problem, v: Tensor) -> Tensor:
+def third_order(point: Point, v: Tensor) -> Tensor:
     """Return T[v, v, .], the gradient of v' H v, at the problem's point, ``(n,)``.
 
     Notes
@@ -22,7 +22,9 @@ def third_order(problem: Problem, v: Tensor) -> Tensor:
     Cost: three nested backward passes, about two products; the graph of all three is held for one batch at a time.
     Piecewise linear activations contribute nothing: their third derivative sits on the kinks.
     """
-    direction = problem.unflatten(v)
+    if isinstance(point, Scaled):
+        return point.scale * third_order(point.problem, point.scale * v)
+    problem, direction = point, point.unflatten(v)
     total = torch.zeros(problem.num_params, dtype=torch.float64, device=problem.device)
     with second_order_kernels(problem.model):
         for batch in problem.batches:
@@ -72,7 +74,7 @@ class TensorNorm:
 
 
 def tensor_norm(
-    problem: Problem, restarts: int = 4, steps: int = 100, tolerance: float = 1e-10, seed: int = 0
+    problem: Point, restarts: int = 4, steps: int = 100, tolerance: float = 1e-10, seed: int = 0
 ) -> TensorNorm:
     """Return |T| at the problem's point by the shifted symmetric power method, v <- T[v, v, .] + alpha v, normalised.
 
@@ -104,7 +106,7 @@ def tensor_norm(
     return TensorNorm(best.value, best.vector, best.converged, used)
 
 
-def _climb(problem: Problem, v: Tensor, steps: int, tolerance: float) -> tuple[float, Tensor, bool, int]:
+def _climb(problem: Point, v: Tensor, steps: int, tolerance: float) -> tuple[float, Tensor, bool, int]:
     """Return the value, the vector, whether it is stationary, and the number of third derivatives."""
     slope, cost = third_order(problem, v), 1
     value = float(slope @ v)
