@@ -267,6 +267,23 @@ def apply_threads(threads: int | None) -> int:
     return torch.get_num_threads()
 
 
+def memory_bytes(gib: float | None, default: int) -> int:
+    """Return ``--memory`` in bytes; the default is a number too, as free memory must not decide results."""
+    if gib is None:
+        return default
+    if not 0 < gib < float("inf"):
+        raise InputError(f"--memory must be a positive number of GiB, not {gib}")
+    return int(gib * 2**30)
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Allow or forbid TF32 in the matrix products and convolutions of CUDA."""
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
 def speaks(quiet: bool = False) -> bool:
     """Return whether this process talks to the user: not when quiet, and of several ranks only the first."""
     return not quiet and os.environ.get("RANK", "0") == "0"

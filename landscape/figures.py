@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -69,12 +71,89 @@ def plot_gaps(result: xr.Dataset, ax: Axes, most: int = 40) -> Axes:
     shown = gap / scale
     error = 4 * np.nan_to_num(top["gap_se"].values[known]) / scale if "gap_se" in top else np.zeros_like(gap)
     ax.bar(rank, shown, width=0.7, color="C5", label="gap")
-    ax.errorbar(rank, shown, np.minimum(error, 2 * shown.max(initial=0)), fmt="none", ecolor="0.2", elinewidth=0.6, label="4 s.e.")
+    bars = np.minimum(error, 2 * shown.max(initial=0))
+    ax.errorbar(rank, shown, bars, fmt="none", ecolor="0.2", elinewidth=0.6, label="4 s.e.")
     ax.set_ylim(0, 1.3 * shown.max(initial=1e-12))
     ax.set_xlabel("rank $k$ from the top")
     ax.set_ylabel(r"$(\lambda_k-\lambda_{k+1})/\lambda_{k+1}$")
     ax.legend(loc="upper right")
     return ax
+
+
+def plot_density(result: xr.Dataset, ax: Axes, label: str | None = None, color: str = "C0") -> Axes:
+    """Draw the density over all eigenvalues on a symlog axis, with its bootstrap band over the probes.
+
+    The height is the mass per unit of the axis. Ticks below mark the eigenvalues that were found one by one; the atom
+    at zero is a number in the legend, not a peak.
+    """
+    curve = density.symlog_density(result)
+    s, scale = curve["s"].values, curve.attrs["linear_width"]
+    ax.plot(s, curve["density"], color=color, label=label)
+    ax.fill_between(s, curve["density_lo"], curve["density_hi"], color=color, alpha=0.25, linewidth=0)
+    ax.set_yscale("log")
+    tallest = float(curve["density"].max())
+    floor = max(0.3 / int(result["num_params"]), 1e-7 * tallest)
+    ax.set_ylim(floor, 3 * tallest)
+    if "eigenvalue" in result and result.sizes["eigen"] < int(result["num_params"]):
+        marks = np.arcsinh(result["eigenvalue"].values / scale)
+        ax.plot(marks, np.full(len(marks), floor * 1.3), "|", color="C1", markersize=5, label="eigenvalues")
+    _symlog_ticks(ax, s, scale)
+    if curve.attrs["zero_fraction"] > 0:
+        ax.plot([], [], " ", label=f"{curve.attrs['zero_fraction']:.1%} at zero")
+    ax.set_xlabel(f"{_curvature(result)} eigenvalue ({UNIT})")
+    ax.set_ylabel("density per unit of axis")
+    if ax.get_legend_handles_labels()[1]:
+        ax.legend(loc="upper right")
+    return ax
+
+
+def _symlog_ticks(ax: Axes, s: np.ndarray, scale: float) -> None:
+    """Label the asinh axis at powers of ten and at zero, thinned to what fits."""
+    low, high = scale * np.sinh(s[0]), scale * np.sinh(s[-1])
+    first = int(np.floor(np.log10(scale)))
+    positive = [10.0**power for power in range(first, int(np.floor(np.log10(max(high, scale)))) + 1)]
+    negative = [-(10.0**power) for power in range(first, int(np.floor(np.log10(max(-low, scale)))) + 1)]
+    places = [v for v in [*reversed(negative), 0.0, *positive] if low <= v <= high]
+    kept: list[float] = []
+    for value in sorted(places, key=lambda v: (v != 0, -abs(v))):
+        if all(abs(np.arcsinh(value / scale) - np.arcsinh(other / scale)) > 0.09 * np.ptp(s) for other in kept):
+            kept.append(value)
+    ax.set_xticks(
+        [np.arcsinh(v / scale) for v in sorted(kept)],
+        ["0" if v == 0 else f"${'-' if v < 0 else ''}10^{{{round(np.log10(abs(v)))}}}$" for v in sorted(kept)],
+    )
+    ax.set_xlim(s[0], s[-1])
+
+
+def spectrum_figure(result: xr.Dataset) -> Figure:
+    """Return the figure of a spectrum: density, leading eigenvalues, and gaps, as far as they were measured."""
+    panels: list[Callable[[xr.Dataset, Axes], Axes]] = []
+    if "ritz_value" in result or result.sizes.get("eigen", 0) == int(result["num_params"]):
+        panels.append(plot_density)
+    if result.sizes.get("eigen", 0) and bool((result["eigen"] > 0).any()):
+        panels.append(plot_eigenvalues)
+        if bool(np.isfinite(result["gap"].sel(eigen=result["eigen"] > 0)).any()):
+            panels.append(plot_gaps)
+    if not panels:
+        raise InputError("nothing of the spectrum was measured: ask for eigenvalues or for a density")
+    with style():
+        figure, axes = plt.subplots(1, len(panels), squeeze=False, figsize=(2.25 * len(panels) + 0.2, 2.4))
+        for letter, ax, panel in zip("abc", axes[0], panels, strict=False):
+            panel(result, ax)
+            ax.set_title(letter, loc="left", fontweight="bold")
+        kept = float(result["kept"])
+        figure.suptitle(
+            f"{_curvature(result)} of {int(result['num_params']):,} parameters"
+            + (f" ({kept:.3g} kept)" if kept < 1 else "")
+            + f", {int(result['num_examples']):,} examples, loss {float(result['loss']):.3g}",
+            fontsize=8,
+        )
+    return figure
+
+
+def style() -> contextlib.AbstractContextManager[None]:
+    """Return the context in which figures have the project's style."""
+    return plt.style.context(STYLE)
 
 
 def save(figure: Figure, path: str | Path) -> Path:

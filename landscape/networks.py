@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +18,15 @@ from landscape.errors import InputError
 BATCHNORM = ("running", "batch", "recalibrate")
 
 
+@functools.cache
+def _load_forward_mode() -> None:
+    """Make torch load its rules of forward differentiation, which warns of torch's own deprecated parts."""
+    zero = torch.zeros(())
+    with warnings.catch_warnings(), torch.autograd.forward_ad.dual_level():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.autograd.forward_ad.make_dual(zero, zero)
+
+
 @contextlib.contextmanager
 def second_order_kernels(model: nn.Module) -> Iterator[None]:
     """Switch off, for this scope, the fused kernels that have no second derivatives.
@@ -23,6 +34,7 @@ def second_order_kernels(model: nn.Module) -> Iterator[None]:
     Flash and memory-efficient attention and the fused encoder layer have no double backward; the recurrent kernels of
     cuDNN and oneDNN have none either, but those libraries are kept for convolutions where there is no recurrence.
     """
+    _load_forward_mode()
     recurrent = any(isinstance(m, nn.RNNBase) for m in model.modules())
     fastpath = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

@@ -65,6 +65,23 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Raise now, not after hours, if a result cannot be written to ``path``.
+
+    Raises
+    ------
+    InputError
+        If its directory cannot be made or written, or ``path`` is a directory.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise InputError(f"cannot write {target}: it is a directory")
+    try:
+        _make_directory(target.parent)
+    except OSError as error:
+        raise InputError(f"cannot write {target}: {error.strerror or _first_line(error)}") from error
+
+
 def _make_directory(path: Path) -> None:
     path.mkdir(parents=True, exist_ok=True)
     if not os.access(path, os.W_OK | os.X_OK):

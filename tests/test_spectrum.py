@@ -10,10 +10,9 @@ import xarray as xr
 from torch import nn
 
 import landscape
-from landscape import checkpoints, cli, schemas
+from landscape import checkpoints, cli, gaps, schemas
 from landscape.errors import InputError
 from landscape.spectrum.__main__ import main
-from landscape.spectrum.measure import gaps_are_safe
 from landscape.spectrum.options import SpectrumOptions, plan
 from landscape.spectrum.uncertainty import data_error
 
@@ -38,7 +37,12 @@ def dense_hessian(model: nn.Module, mask: dict[str, torch.Tensor] | None = None)
     """The Hessian by ``torch.func`` of everything, its pruned rows and columns cut out."""
     names = [name for name, _ in model.named_parameters()]
     values = [p.detach().clone() for p in model.parameters()]
-    keep = torch.cat([(mask or {}).get(n, torch.ones_like(v, dtype=torch.bool)).flatten() for n, v in zip(names, values, strict=True)])
+    keep = torch.cat(
+        [
+            (mask or {}).get(n, torch.ones_like(v, dtype=torch.bool)).flatten()
+            for n, v in zip(names, values, strict=True)
+        ]
+    )
     flat = torch.cat([v.flatten() for v in values]) * keep
 
     def loss(theta: torch.Tensor) -> torch.Tensor:
@@ -81,7 +85,16 @@ def test_the_dataset_follows_its_schema_and_says_what_was_asked() -> None:
     schemas.check(result, "spectrum")
     assert result["eigenvalue"].attrs["units"] == "nat / parameter^2"
     assert json.loads(result.attrs["options"])["spectrum"]["num_vectors"] == 2
-    for name in ("fingerprint", "data_sha256", "checkpoint_sha256", "dtype", "device", "world_size", "threads", "batchnorm"):
+    for name in (
+        "fingerprint",
+        "data_sha256",
+        "checkpoint_sha256",
+        "dtype",
+        "device",
+        "world_size",
+        "threads",
+        "batchnorm",
+    ):
         assert name in result.attrs
     assert int(result["num_params"]) == 43
     assert int(result["rank_bound"]) == 43
@@ -107,7 +120,9 @@ def test_ends_share_the_labels_and_gaps_belong_to_their_upper_eigenvalue() -> No
     np.testing.assert_allclose(result["eigenvalue"].sel(eigen=[1, 2, 3, 4]), values[:4], atol=1e-9)
     np.testing.assert_allclose(result["eigenvalue"].sel(eigen=[-1, -2, -3]), values[-1:-4:-1], atol=1e-9)
     np.testing.assert_allclose(result["gap"].sel(eigen=[1, 2, 3]), -np.diff(values[:4]), atol=1e-9)
-    np.testing.assert_allclose(result["gap"].sel(eigen=[-2, -3]), [values[-2] - values[-1], values[-3] - values[-2]], atol=1e-9)
+    np.testing.assert_allclose(
+        result["gap"].sel(eigen=[-2, -3]), [values[-2] - values[-1], values[-3] - values[-2]], atol=1e-9
+    )
 
 
 def test_data_error_covers_separated_eigenvalues_and_is_flagged_in_the_bulk() -> None:
@@ -121,7 +136,8 @@ def test_data_error_covers_separated_eigenvalues_and_is_flagged_in_the_bulk() ->
         error = data_error(torch.from_numpy((x @ vector) ** 2), torch.ones(400))
         se, gap_se = error.eigenvalue_se.numpy(), error.gap_se.numpy()
         inside[seed] = np.abs(value - truth) <= 1.96 * se
-        safe[seed] = gaps_are_safe(np.append(-np.diff(value), np.nan), gap_se)
+        columns = {"gap": ("eigen", np.append(-np.diff(value), np.nan)), "gap_se": ("eigen", gap_se), "num_params": 4}
+        safe[seed] = gaps.are_safe(xr.Dataset(columns, {"eigen": [1, 2, 3, 4]}))
     coverage = inside.mean(0)
     assert (coverage[:2] >= 0.90).all()
     assert (coverage[:2] <= 0.99).all()
@@ -168,7 +184,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(folder / "data.npz", x=X.float().numpy(), y=Y.numpy())
     torch.save(small().float().state_dict(), folder / "weights.pt")
     (folder / "factory.py").write_text(
-        "from torch import nn\n\ndef make(**_):\n    return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))\n"
+        "from torch import nn\n\n"
+        "def make(**_):\n    return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))\n"
     )
     return folder
 
@@ -192,7 +209,13 @@ def test_the_command_writes_a_file_that_plain_xarray_opens(
     assert "loss" in printed.err
     assert "products" in printed.err
     with xr.open_dataset(out, engine="h5netcdf") as stored:
-        assert stored["eigen"].values.tolist() == [1, 2, 3, -2, -1] or stored["eigen"].values.tolist() == [1, 2, 3, -1, -2]
+        assert stored["eigen"].values.tolist() == [1, 2, 3, -2, -1] or stored["eigen"].values.tolist() == [
+            1,
+            2,
+            3,
+            -1,
+            -2,
+        ]
         assert stored["eigenvalue"].attrs["units"] == "nat / parameter^2"
     before = out.read_bytes()
     assert cli.exit_code(main, [*argv, "--quiet"]) == cli.DONE  # the same again: nothing is computed
@@ -209,7 +232,17 @@ def test_what_did_not_converge_is_written_and_flagged(
 ) -> None:
     monkeypatch.chdir(checkpoint)
     monkeypatch.syspath_prepend(str(checkpoint))
-    argv = ["weights.pt", "--model", "factory:make", "--data", "data.npz", "--tolerance", "1e-15", "--out", str(tmp_path / "s.nc")]
+    argv = [
+        "weights.pt",
+        "--model",
+        "factory:make",
+        "--data",
+        "data.npz",
+        "--tolerance",
+        "1e-15",
+        "--out",
+        str(tmp_path / "s.nc"),
+    ]
     assert cli.exit_code(main, argv) == cli.NOT_CONVERGED
     with xr.open_dataset(tmp_path / "s.nc", engine="h5netcdf") as stored:
         assert not stored["converged"].values.all()
@@ -243,8 +276,25 @@ def test_a_checkpoint_of_the_project_needs_no_other_argument(tmp_path: Path) -> 
     from landscape.training.__main__ import main as train
 
     ckpt = tmp_path / "ckpt.pt"
-    argv = ["--model", "mlp", "--model-arg", "widths=8", "--data", "digits", "--epochs", "1", "--out", str(ckpt), "--quiet"]
+    argv = [
+        "--model",
+        "mlp",
+        "--model-arg",
+        "widths=8",
+        "--data",
+        "digits",
+        "--epochs",
+        "1",
+        "--out",
+        str(ckpt),
+        "--quiet",
+    ]
     assert cli.exit_code(train, argv) == cli.DONE
-    assert cli.exit_code(main, [str(ckpt), "--largest", "2", "--smallest", "1", "--num-probes", "2", "--depth", "5", "--quiet"]) == cli.DONE
+    assert (
+        cli.exit_code(
+            main, [str(ckpt), "--largest", "2", "--smallest", "1", "--num-probes", "2", "--depth", "5", "--quiet"]
+        )
+        == cli.DONE
+    )
     assert (tmp_path / "ckpt.spectrum.nc").is_file()
     assert (tmp_path / "ckpt.spectrum.png").is_file()

@@ -11,9 +11,9 @@ import xarray as xr
 from landscape import checkpoints, cli, figures, parallel, store
 from landscape.checkpoints import ProblemOptions
 from landscape.journal import Journal
-from landscape.problem import Problem
-from landscape.spectrum import identity, measure
+from landscape.spectrum import identity
 from landscape.spectrum.engines import DEFAULT_MEMORY, Effort
+from landscape.spectrum.measure import measure
 from landscape.spectrum.options import SpectrumOptions, plan
 from landscape.spectrum.report import describe_plan, describe_problem, describe_result
 
@@ -61,11 +61,11 @@ def main(argv: Sequence[str]) -> int:
         cli.log(line, quiet)
     if existing is None:
         sizes = plan(options.spectrum, problem.num_params)
-        cli.log(describe_plan(problem, sizes, options.spectrum, memory), quiet)
+        cli.log(describe_plan(problem, sizes, options.spectrum), quiet)
         store.check_writable(out)
         journal = Journal(out.with_name(f".{out.name}.state"), fingerprint, run.resume, parallel.rank() == 0)
         effort = Effort(options.problem.seed, memory, journal, quiet)
-        result = measure.measure(problem, options.spectrum, effort)
+        result = measure(problem, options.spectrum, effort)
         result.attrs |= identity.attributes(problem, asked, fingerprint, threads)
         _write(result, out, run.force)
         journal.finish()

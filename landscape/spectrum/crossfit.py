@@ -48,7 +48,7 @@ def _every_other(batch: object, start: int) -> object:
 
 
 def cross_fitted(operators: tuple[LinearOperator, LinearOperator], options: lanczos.EigenOptions) -> np.ndarray:
-    """Return the cross-fitted Rayleigh quotients, ``(k,)`` in the order of the eigenpairs.
+    """Return the cross-fitted Rayleigh quotients, ``(k,)`` in the order of ``lanczos.eigenpairs``.
 
     Parameters
     ----------

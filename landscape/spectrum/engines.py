@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from landscape import dense, lanczos, stochastic
 from landscape.cli import progress
@@ -15,6 +18,7 @@ from landscape.problem import Problem
 from landscape.spectrum.options import Plan, SpectrumOptions
 from landscape.spectrum.second_opinion import second_opinion
 
+DEFAULT_MEMORY = 4 << 30
 FRESH_BLOCK = 16
 
 
@@ -31,7 +35,7 @@ class Effort:
     """
 
     seed: int = 0
-    memory: int = 4 << 30
+    memory: int = DEFAULT_MEMORY
     journal: Journal = field(default_factory=Journal)
     quiet: bool = True
 
@@ -52,6 +56,8 @@ class Measured:
         Nodes and weights of the density, where they were asked for.
     trace_samples
         PyHessian's estimates of the trace.
+    num_products
+        Products spent on all that, by earlier processes of a resumed run too.
     """
 
     label: Tensor
@@ -61,56 +67,84 @@ class Measured:
     eigenvector: Tensor
     quadrature: stochastic.Quadrature | None = None
     trace_samples: Tensor | None = None
+    num_products: int = 0
 
 
 def krylov(operator: LinearOperator, sizes: Plan, options: SpectrumOptions, effort: Effort) -> Measured:
     """Measure both ends by thick-restart Lanczos and the density by stochastic Lanczos quadrature."""
     pairs = None
     if sizes.num_pairs:
-        with progress(sizes.max_products(operator.size), "eigenpairs", effort.quiet, unit="product") as bar:
+        chosen = eigen_options(operator, sizes, options.tolerance, effort)
+        with _bar(sizes.most_products(operator.size), "eigenpairs", effort) as bar:
             pairs = lanczos.eigenpairs(
                 operator,
-                lanczos.EigenOptions(
-                    largest=sizes.largest,
-                    smallest=sizes.smallest,
-                    tolerance=options.tolerance,
-                    seed=effort.seed,
-                    max_products=sizes.max_products(operator.size),
-                    memory=effort.memory,
-                ),
+                chosen,
                 state=effort.journal.load("eigenpairs"),
                 save_state=effort.journal.saver("eigenpairs"),
-                progress=bar.update,
+                progress=_teller(bar),
             )
     quadrature = None
     if sizes.num_probes:
-        with progress(sizes.num_probes * sizes.depth, "density", effort.quiet, unit="product") as bar:
+        with _bar(sizes.num_probes * sizes.depth, "density", effort) as bar:
             quadrature = stochastic.quadrature(
                 operator,
                 stochastic.ProbeOptions(
-                    num_probes=sizes.num_probes, depth=sizes.depth, seed=effort.seed, memory=effort.memory
+                    num_probes=sizes.num_probes, depth=sizes.depth, seed=effort.seed, memory=effort.memory // 2
                 ),
                 deflate=pairs if options.deflate else None,
                 state=effort.journal.load("density"),
                 save_state=effort.journal.saver("density"),
-                progress=bar.update,
+                progress=_teller(bar),
             )
+    spent = (pairs.num_products if pairs else 0) + (quadrature.num_products if quadrature else 0)
     if pairs is None:
-        empty = torch.zeros(0, dtype=torch.float64)
-        label = torch.zeros(0, dtype=torch.int64)
-        none = operator.device
-        return Measured(label, empty, empty, label.bool(), torch.zeros(operator.size, 0, device=none), quadrature)
-    return Measured(pairs.label, pairs.eigenvalue, pairs.residual, pairs.converged, pairs.eigenvector, quadrature)
+        none = torch.zeros(0, dtype=torch.float64)
+        return Measured(none.long(), none, none, none.bool(), none[:, None], quadrature, num_products=spent)
+    order = torch.argsort(torch.where(pairs.label > 0, pairs.label, pairs.label + 2 * operator.size + 1))
+    return Measured(
+        pairs.label[order],
+        pairs.eigenvalue[order],
+        pairs.residual[order],
+        pairs.converged[order],
+        pairs.eigenvector[:, order.to(operator.device)],
+        quadrature,
+        num_products=spent,
+    )
+
+
+def _bar(total: int, description: str, effort: Effort) -> tqdm[Any]:
+    """Return a progress bar over products."""
+    return progress(total, description, effort.quiet, unit="product")
+
+
+def _teller(bar: tqdm[Any]) -> Callable[[int], None]:
+    """Return the function that moves a progress bar."""
+
+    def tell(number: int) -> None:
+        bar.update(number)
+
+    return tell
+
+
+def eigen_options(operator: LinearOperator, sizes: Plan, tolerance: float, effort: Effort) -> lanczos.EigenOptions:
+    """Return the options of the search for eigenpairs, its basis bounded by half the memory."""
+    fits = effort.memory // 2 // (operator.size * operator.dtype.itemsize)
+    return lanczos.EigenOptions(
+        largest=sizes.largest,
+        smallest=sizes.smallest,
+        tolerance=tolerance,
+        seed=effort.seed,
+        max_basis=min(4 * sizes.num_pairs + 200, fits),
+        max_products=sizes.most_products(operator.size),
+    )
 
 
 def exact(operator: LinearOperator, options: SpectrumOptions, effort: Effort) -> Measured:
     """Measure all n eigenpairs from the full matrix; residuals from fresh products all the same."""
-    with progress(2 * operator.size, "dense", effort.quiet, unit="product") as bar:
-        values, vectors = dense.spectrum(operator, memory=effort.memory, progress=bar.update)
-        values, vectors = values.flip(0), vectors.flip(1)
-        residual = fresh_residuals(operator, values, vectors, bar.update)
-    label = torch.arange(1, operator.size + 1)
-    return Measured(label, values, residual, residual <= options.tolerance * values.abs().max(), vectors)
+    with _bar(2 * operator.size, "dense", effort) as bar:
+        values, vectors = dense.spectrum(operator, memory=effort.memory, progress=_teller(bar))
+        residual = fresh_residuals(operator, values, vectors, _teller(bar))
+    return _complete(values, vectors, residual, options.tolerance, operator.num_products)
 
 
 def peer(problem: Problem, operator: LinearOperator, sizes: Plan, options: SpectrumOptions, effort: Effort) -> Measured:
@@ -118,6 +152,31 @@ def peer(problem: Problem, operator: LinearOperator, sizes: Plan, options: Spect
     found = second_opinion(problem, sizes.largest, options.tolerance, effort.seed)
     values, vectors = found["eigenvalue"], found["eigenvector"]
     residual = fresh_residuals(operator, values, vectors)
-    done = residual <= options.tolerance * values.abs().max()
-    label = torch.arange(1, len(values) + 1)
-    return Measured(label, values, residual, done, vectors, trace_samples=found["trace_samples"])
+    measured = _complete(values, vectors, residual, options.tolerance, operator.num_products)
+    # It ranks by magnitude: the negative ones that it finds are the bottom of the spectrum, not the next from the top.
+    below = int((values < 0).sum())
+    label = torch.cat([measured.label[: len(values) - below], -torch.arange(below, 0, -1)])
+    return replace(measured, label=label, trace_samples=found["trace_samples"])
+
+
+def _complete(values: Tensor, vectors: Tensor, residual: Tensor, tolerance: float, spent: int) -> Measured:
+    """Return eigenpairs that are labelled 1, 2, ... from the top."""
+    label, bound = torch.arange(1, len(values) + 1), tolerance * values.abs().max()
+    return Measured(label, values.cpu(), residual.cpu(), (residual <= bound).cpu(), vectors, num_products=spent)
+
+
+def fresh_residuals(
+    operator: LinearOperator,
+    values: Tensor,
+    vectors: Tensor,
+    progress: Callable[[int], object] | None = None,
+) -> Tensor:
+    """Return |A v - lambda v| / |v| from fresh products, ``(k,)`` float64. Cost: k products."""
+    parts = []
+    for start in range(0, vectors.shape[1], FRESH_BLOCK):
+        block = vectors[:, start : start + FRESH_BLOCK].to(operator.dtype)
+        error = (operator @ block).double() - block.double() * values[start : start + FRESH_BLOCK].to(block.device)
+        parts.append(error.norm(dim=0) / block.double().norm(dim=0))
+        if progress is not None:
+            progress(block.shape[1])
+    return torch.cat(parts) if parts else values

@@ -39,12 +39,12 @@ def layer_table(problem: Problem, operator: LinearOperator, num_probes: int, tol
     rows: dict[str, list[float]] = {}
     slices = layer_slices(problem)
     sizes = {name: tensor.numel() for name, tensor in problem.parameters.items()}
-    for position, (layer, index) in enumerate(slices.items()):
+    for layer, index in slices.items():
         block = restrict(operator, index)
         before = operator.num_products
         pairs = lanczos.eigenpairs(block, lanczos.EigenOptions(largest=1, smallest=0, tolerance=tolerance, seed=seed))
         options = stochastic.ProbeOptions(num_probes=max(num_probes, 2), depth=min(MOMENT_DEPTH, len(index)), seed=seed)
-        quadrature = stochastic.quadrature(block, options, key=("layer", position))
+        quadrature = stochastic.quadrature(block, options)
         trace, frobenius = stochastic.trace(quadrature), stochastic.frobenius_norm(quadrature)
         total = sum(size for name, size in sizes.items() if (name.rpartition(".")[0] or name) == layer)
         row = {

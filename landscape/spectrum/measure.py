@@ -10,16 +10,17 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from landscape import gaps, operators, parallel, stochastic
+from landscape import dense, gaps, operators, parallel, stochastic
+from landscape.curvature.options import ProductOptions
 from landscape.examples import example_curvature
-from landscape.losses import BinaryCrossEntropy, CrossEntropy
+from landscape.losses import CrossEntropy
 from landscape.operators import LinearOperator
 from landscape.problem import Problem
 from landscape.spectrum import crossfit, engines
 from landscape.spectrum.engines import Effort, Measured
 from landscape.spectrum.layers import layer_table
 from landscape.spectrum.options import Plan, SpectrumOptions, plan
-from landscape.spectrum.uncertainty import SAFE_GAP, data_error
+from landscape.spectrum.uncertainty import data_error
 
 LOG_DET_SCALES = (1.0, 1e2, 1e4, 1e6)
 EFFECTIVE_SHIFTS = (1e-6, 1e-4, 1e-2, 1.0)
@@ -44,73 +45,85 @@ def measure(problem: Problem, options: SpectrumOptions, effort: Effort) -> xr.Da
     started = time.monotonic()
     sizes = plan(options, problem.num_params)
     operator = build(problem, options, sizes, effort)
-    done_before = int((effort.journal.load("cost") or {"num_products": 0})["num_products"])
-    if options.engine == "dense":
-        found = engines.exact(operator, options, effort)
-    elif options.engine == "pyhessian":
-        found = engines.peer(problem, operator, sizes, options, effort)
-    else:
-        found = engines.krylov(operator, sizes, options, effort)
+    found = _find(problem, operator, sizes, options, effort)
     result = xr.Dataset(coords={"eigen": found.label.numpy()})
     if found.label.numel():
         result = result.merge(_pairs(problem, options, found))
-    result = result.merge(_moments(problem, options, found))
+    result = result.assign(_moments(problem, options, found)).assign(_facts(problem))
+    result = result.assign(gaps.outlier_table(result)) if found.label.numel() else result
+    spent = found.num_products
     if options.cross_fit:
-        result["eigenvalue_cross_fitted"] = ("eigen", crossfit.cross_fitted(problem, options, sizes, effort))
+        result["eigenvalue_cross_fitted"], extra = _cross_fitted(problem, options, sizes, effort)
+        spent += extra
     if options.num_vectors:
-        vectors = found.eigenvector[:, : options.num_vectors].T.double().cpu().numpy()
-        padded = np.full((found.label.numel(), problem.num_params), np.nan)
-        padded[: options.num_vectors] = vectors
-        result["eigenvector"] = (("eigen", "parameter"), padded)
+        result["eigenvector"] = (("eigen", "parameter"), _shown(found, options.num_vectors))
     if options.per_layer:
-        result = result.merge(layer_table(problem, operator, sizes.num_probes, options.tolerance, effort.seed))
-    result = result.assign(_facts(problem, options))
-    this_process = operator.num_products
-    result["num_products"] = done_before + this_process
+        layers = layer_table(problem, operator, sizes.num_probes, options.tolerance, effort.seed)
+        result, spent = result.merge(layers), spent + int(layers["layer_num_products"].sum())
+    result["num_products"] = spent
     result.attrs = {
         "curvature": options.curvature,
         "engine": options.engine,
         "seconds": time.monotonic() - started,
-        "num_products_this_process": this_process,
+        "num_products_this_process": operator.num_products,
     }
     return result
 
 
+def _find(
+    problem: Problem, operator: LinearOperator, sizes: Plan, options: SpectrumOptions, effort: Effort
+) -> Measured:
+    """Run the engine."""
+    if options.engine == "dense":
+        return engines.exact(operator, options, effort)
+    if options.engine == "pyhessian":
+        return engines.peer(problem, operator, sizes, options, effort)
+    return engines.krylov(operator, sizes, options, effort)
+
+
+def _shown(found: Measured, number: int) -> np.ndarray:
+    """Return the leading eigenvectors as rows ``(k, n)``; NaN for those that were not asked for."""
+    vectors = found.eigenvector[:, :number].T.double().cpu().numpy()
+    rows = np.full((found.label.numel(), vectors.shape[1]), np.nan)
+    rows[:number] = vectors
+    return rows
+
+
+def _cross_fitted(
+    problem: Problem, options: SpectrumOptions, sizes: Plan, effort: Effort
+) -> tuple[tuple[str, np.ndarray], int]:
+    """Return the cross-fitted quotients over ``eigen``, and the products they took (on half the data each)."""
+    first, second = (build(half, options, sizes, effort) for half in crossfit.halves(problem))
+    chosen = engines.eigen_options(first, sizes, options.tolerance, effort)
+    quotients = crossfit.cross_fitted((first, second), chosen)
+    ordered = np.concatenate([quotients[: sizes.largest], quotients[sizes.largest :][::-1]])
+    return ("eigen", ordered), (first.num_products + second.num_products) // 2
+
+
 def build(problem: Problem, options: SpectrumOptions, sizes: Plan, effort: Effort) -> LinearOperator:
-    """Return the operator of the curvature that is asked for."""
+    """Return the operator of the curvature that is asked for; its products may take two fifths of the memory."""
     construct = {"hessian": operators.hessian, "ggn": operators.ggn, "jtj": operators.jtj}[options.curvature]
-    return construct(problem)
+    planned = sizes.products(problem.num_params, options.engine)
+    block = dense.BLOCK if options.engine == "dense" else max(sizes.num_probes, 1)
+    return construct(problem, ProductOptions(memory=effort.memory * 2 // 5, planned_products=planned, block=block))
 
 
 def _pairs(problem: Problem, options: SpectrumOptions, found: Measured) -> xr.Dataset:
     """Return eigenvalues, residuals, gaps, and their error over the data."""
-    terms, counts = _example_terms(problem, options, found.eigenvector)
-    error = data_error(terms, counts)
     columns: dict[str, Any] = {
-        "eigenvalue": found.eigenvalue.double().cpu().numpy(),
-        "residual": found.residual.double().cpu().numpy(),
-        "converged": found.converged.cpu().numpy(),
+        "eigenvalue": found.eigenvalue.double().numpy(),
+        "residual": found.residual.double().numpy(),
+        "converged": found.converged.numpy(),
     }
-    known = problem.num_examples > 1
     result = xr.Dataset({name: ("eigen", value) for name, value in columns.items()}, {"eigen": found.label.numpy()})
     result = gaps.add_gaps(result)
-    if known:
-        gap_known = np.isfinite(result["gap"].values)
-        gap_se = np.where(gap_known, error.gap_se.cpu().numpy(), np.nan)
-        result["eigenvalue_se"] = ("eigen", error.eigenvalue_se.cpu().numpy())
-        result["gap_se"] = ("eigen", gap_se)
-        result["eigenvalue_se_valid"] = ("eigen", gaps_are_safe(result["gap"].values, gap_se))
-    return result
-
-
-def gaps_are_safe(gap: np.ndarray, gap_se: np.ndarray) -> np.ndarray:
-    """Tell, for each eigenvalue, whether the known gaps on its two sides exceed ``SAFE_GAP`` standard errors.
-
-    An eigenvalue with an unknown neighbour (the last of an end) counts as not safe: its gap may be anything.
-    """
-    wide = gap > SAFE_GAP * gap_se
-    above = np.concatenate([[True], wide[:-1]])
-    return wide & above
+    if problem.num_examples < 2 or problem.batchnorm == "batch":
+        return result  # one example, or examples without a loss of their own: there is no error over the data
+    error = data_error(*_example_terms(problem, options, found.eigenvector))
+    gap_se = np.where(np.isfinite(result["gap"].values), error.gap_se.cpu().numpy(), np.nan)
+    result = result.assign(eigenvalue_se=("eigen", error.eigenvalue_se.cpu().numpy()), gap_se=("eigen", gap_se))
+    safe = gaps.are_safe(result.assign(num_params=problem.num_params))
+    return result.assign(eigenvalue_se_valid=("eigen", safe))
 
 
 def _example_terms(problem: Problem, options: SpectrumOptions, vectors: Tensor) -> tuple[Tensor, Tensor]:
@@ -124,28 +137,44 @@ def _example_terms(problem: Problem, options: SpectrumOptions, vectors: Tensor) 
 
 
 def _moments(problem: Problem, options: SpectrumOptions, found: Measured) -> xr.Dataset:
-    """Return what is known of the whole spectrum: quadrature, moments, zero fraction, outliers."""
+    """Return what is known of the whole spectrum: quadrature, moments, zero fraction."""
     if found.trace_samples is not None:
         return _peer_trace(found.trace_samples)
+    measured, result = found.quadrature, xr.Dataset()
     if options.engine == "dense":
-        values = found.eigenvalue.double()
-        quadrature = stochastic.exact_quadrature(values)
-        result = xr.Dataset()
-    elif found.quadrature is not None:
-        quadrature = found.quadrature
-        result = xr.Dataset(
-            {
-                "ritz_value": (("probe", "node"), quadrature.ritz_value.numpy()),
-                "ritz_weight": (("probe", "node"), quadrature.ritz_weight.numpy()),
-            }
-        )
-    else:
-        return xr.Dataset()
-    scale = LOG_DET_SCALES if options.curvature != "hessian" else ()
-    for name, estimate in stochastic.summary(quadrature, LOG_DET_SCALES, EFFECTIVE_SHIFTS).items():
-        result[name] = estimate
-    del scale
-    return result
+        measured = stochastic.exact_quadrature(found.eigenvalue)
+    elif measured is not None:
+        result["ritz_value"] = (("probe", "node"), measured.ritz_value.numpy())
+        result["ritz_weight"] = (("probe", "node"), measured.ritz_weight.numpy())
+    if measured is None:
+        return result
+    for name in ("trace", "frobenius_norm", "participation_ratio"):
+        result = result.assign(_estimate(name, getattr(stochastic, name)(measured)))
+    dims = [stochastic.effective_dimension(measured, shift) for shift in EFFECTIVE_SHIFTS]
+    result = result.assign(_estimates("effective_dimension", "alpha", EFFECTIVE_SHIFTS, dims))
+    known = {c: e for c in LOG_DET_SCALES if (e := stochastic.log_det(measured, c)) is not None}
+    if known:
+        result = result.merge(_estimates("log_det", "c", tuple(known), list(known.values())))
+    return result.assign(_estimate("zero_fraction", _zero_fraction(problem, options, measured)))
+
+
+def _zero_fraction(problem: Problem, options: SpectrumOptions, measured: stochastic.Quadrature) -> stochastic.Estimate:
+    """Return the fraction of zero eigenvalues, at least what the rank bound of a Gauss-Newton matrix forces."""
+    bounded = options.curvature != "hessian" and not problem.weight_decay
+    return stochastic.zero_fraction(measured, rank_bound=rank_bound(problem) if bounded else None)
+
+
+def _estimate(name: str, estimate: stochastic.Estimate) -> dict[str, float]:
+    """Return an estimate and, where it is known, its standard error."""
+    known = {name: estimate.value, f"{name}_se": estimate.se}
+    return {key: value for key, value in known.items() if not np.isnan(value)}
+
+
+def _estimates(name: str, dim: str, axis: tuple[float, ...], estimates: list[stochastic.Estimate]) -> xr.Dataset:
+    """Return estimates over an axis, with their standard errors where these are known."""
+    columns = {name: [e.value for e in estimates], f"{name}_se": [e.se for e in estimates]}
+    known = {key: (dim, column) for key, column in columns.items() if not np.isnan(column).any()}
+    return xr.Dataset(known, {dim: list(axis)})
 
 
 def _peer_trace(samples: Tensor) -> xr.Dataset:
@@ -171,7 +200,7 @@ def rank_bound(problem: Problem) -> int:
     return min(int(ranks), problem.num_params)
 
 
-def _facts(problem: Problem, options: SpectrumOptions) -> dict[str, Any]:
+def _facts(problem: Problem) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "loss": problem.loss(),
         "gradient_norm": float(problem.gradient().double().norm()),

@@ -13,6 +13,9 @@ ENGINES = ("krylov", "dense", "pyhessian")
 # Defaults of the Krylov engine; they shrink where the problem is smaller.
 LARGEST, SMALLEST, NUM_PROBES, DEPTH = 20, 5, 10, 80
 
+# Eigenpairs that have not converged after so many products are returned as they are, flagged.
+PRODUCTS_PER_PAIR, PRODUCTS_SPARE = 10, 150
+
 
 @dataclass(frozen=True)
 class SpectrumOptions:
@@ -46,6 +49,16 @@ class Plan:
     def num_pairs(self) -> int:
         """Eigenpairs from both ends."""
         return self.largest + self.smallest
+
+    def products(self, n: int, engine: str) -> int:
+        """Return the planned products, an upper bound, without layers and cross-fitting."""
+        if engine == "dense":
+            return 2 * n
+        return (self.most_products(n) if self.num_pairs else 0) + self.num_probes * self.depth
+
+    def most_products(self, n: int) -> int:
+        """Return the bound on the products of the search for eigenpairs, verification included."""
+        return min(PRODUCTS_PER_PAIR * self.num_pairs + PRODUCTS_SPARE, 3 * n + 2 * self.num_pairs)
 
 
 def plan(options: SpectrumOptions, n: int) -> Plan:

@@ -6,10 +6,12 @@ import numpy as np
 import torch
 import xarray as xr
 
-from landscape import parallel
+from landscape import dense, parallel
 from landscape.batches import target_of
 from landscape.datasets import Data
 from landscape.problem import Problem
+from landscape.spectrum.options import Plan, SpectrumOptions
+from landscape.spectrum.second_opinion import MOST_STEPS
 
 ROWS = 10
 
@@ -28,8 +30,8 @@ def describe_problem(problem: Problem, data: Data) -> list[str]:
     chance = _chance(problem)
     if accuracy is not None and chance is not None and accuracy <= chance:
         lines.append(
-            f"warning: accuracy {accuracy:.4f} is at chance level ({chance:.4f}); is the preprocessing that of training "
-            "(--normalize), and is this the right data?"
+            f"warning: accuracy {accuracy:.4f} is at chance level ({chance:.4f}); is the preprocessing that of "
+            "training (--normalize), and is this the right data?"
         )
     return lines
 
@@ -42,6 +44,20 @@ def _chance(problem: Problem) -> float | None:
     counts = torch.bincount(torch.cat(labels).clamp_min(0)).double()
     share = float(counts.max() / counts.sum())
     return share + 3 * (share * (1 - share) / (float(counts.sum()) * parallel.world())) ** 0.5
+
+
+def describe_plan(problem: Problem, sizes: Plan, options: SpectrumOptions) -> str:
+    """Return the line with the planned cost: products, an upper bound, and bytes."""
+    if options.engine == "pyhessian":
+        return f"plan: power iteration for {sizes.largest} eigenpairs, at most {MOST_STEPS} products each, and a trace"
+    n, number = problem.num_params, problem.dtype.itemsize
+    products = sizes.products(n, options.engine)
+    if options.engine == "dense":
+        size = dense.COPIES * 8 * n * n
+    else:
+        basis = max(4 * sizes.num_pairs + 200 if sizes.num_pairs else 0, sizes.num_probes * (sizes.depth + 4))
+        size = min(basis, n) * n * number if not sizes.num_probes else basis * n * number
+    return f"plan: at most {products:,} products, {size / 2**30:.3g} GiB for vectors"
 
 
 def describe_result(result: xr.Dataset) -> str:
@@ -85,5 +101,5 @@ def _layer_table(result: xr.Dataset) -> list[str]:
     lines = [f"{'layer':24s} {'parameters':>10} {'largest':>10} {'trace':>10} {'s.e.':>8}"]
     for row, layer in enumerate(result["layer"].values):
         count, value, trace, error = (float(result[name].values[row]) for name in names)
-        lines.append(f"{str(layer):24s} {count:>10.0f} {value:>10.4g} {trace:>10.4g} {error:>8.2g}")
+        lines.append(f"{layer!s:24s} {count:>10.0f} {value:>10.4g} {trace:>10.4g} {error:>8.2g}")
     return lines

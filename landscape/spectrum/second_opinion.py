@@ -7,6 +7,7 @@ power iteration finds eigenvalues by magnitude; release 0.1 cannot compute a den
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -34,15 +35,17 @@ class _Restricted(nn.Module):
 
 
 def second_opinion(problem: Problem, largest: int, tolerance: float, seed: int) -> dict[str, Any]:
-    """Measure the top eigenpairs (sorted algebraically) and the trace with PyHessian.
+    """Measure the largest eigenpairs by magnitude until ``largest`` are positive, and the trace, with PyHessian.
 
     Returns
     -------
-    ``eigenvalue (k,)``, ``eigenvector (n, k)``, ``trace_samples (p,)``.
+    ``eigenvalue (k,)`` descending, ``eigenvector (n, k)``, ``trace_samples (p,)``. Negative eigenvalues that it came
+    upon are those of largest magnitude, from the bottom of the spectrum.
 
     Notes
     -----
-    Cost: up to 1000 products for each eigenvalue, as power iteration converges with the ratio of neighbours.
+    Cost: up to 1000 products for each eigenvalue, as power iteration converges with the ratio of neighbours; again with
+    a larger number where negative eigenvalues took places.
     PyHessian draws from the global generator; its state is restored.
     """
     try:
@@ -51,19 +54,31 @@ def second_opinion(problem: Problem, largest: int, tolerance: float, seed: int) 
         raise InputError(f"--engine pyhessian needs the package pyhessian ({error})") from error
     dummy = torch.zeros(1, device=problem.device)
     devices = [problem.device] if problem.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), second_order_kernels(problem.model):
+    with torch.random.fork_rng(devices=devices), second_order_kernels(problem.model), warnings.catch_warnings():
+        # PyHessian keeps the graph in .grad; the network that it is handed lives no longer than this call.
+        warnings.filterwarnings("ignore", message="Using backward", category=UserWarning)
         torch.manual_seed(seed)
         peer = hessian(
             _Restricted(problem), lambda value, _: value, data=(dummy, dummy), cuda=problem.device.type == "cuda"
         )
-        values, vectors, trace = [], [], []
-        if largest:
-            values, vectors = peer.eigenvalues(maxIter=MOST_STEPS, tol=tolerance, top_n=largest)
+        values, vectors = _from_the_top(peer, largest, tolerance, problem.num_params)
         trace = peer.trace(maxIter=100, tol=TRACE_TOLERANCE)
-    stacked = torch.stack([torch.cat([part.reshape(-1) for part in v]) for v in vectors], 1) if largest else None
-    order = sorted(range(largest), key=lambda i: -values[i])
+    order = sorted(range(len(values)), key=lambda i: -values[i])
+    columns = [torch.cat([part.reshape(-1) for part in vectors[i]]).detach() for i in order]
     return {
         "eigenvalue": torch.tensor([values[i] for i in order], dtype=torch.float64),
-        "eigenvector": None if stacked is None else stacked[:, order].detach(),
+        "eigenvector": torch.stack(columns, 1) if columns else problem.theta[:, None][:, :0],
         "trace_samples": torch.tensor([float(t) for t in trace], dtype=torch.float64),
     }
+
+
+def _from_the_top(peer: Any, largest: int, tolerance: float, n: int) -> tuple[list[float], list[list[Tensor]]]:
+    """Ask for more eigenpairs by magnitude until ``largest`` of them are positive, or there are no more."""
+    wanted = largest
+    while wanted:
+        values, vectors = peer.eigenvalues(maxIter=MOST_STEPS, tol=tolerance, top_n=wanted)
+        negative = sum(value < 0 for value in values)
+        if wanted - negative >= largest or wanted == n:
+            return values, vectors
+        wanted = min(largest + negative, n)
+    return [], []

@@ -16,8 +16,6 @@ from torch import Tensor
 
 from landscape import parallel
 
-SAFE_GAP = 4.0
-
 
 @dataclass(frozen=True)
 class DataError:
