@@ -49,6 +49,13 @@ def _class_last(outputs: Tensor, target: Tensor) -> Tensor:
     )
 
 
+def _check_labels(labels: Tensor, classes: int) -> None:
+    if labels.numel() and (int(labels.min()) < 0 or int(labels.max()) >= classes):
+        raise InputError(
+            f"labels run from {int(labels.min())} to {int(labels.max())}, but the model has {classes} classes"
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class CrossEntropy(ExampleLoss):
     """Cross entropy in nats: sum of w nll over sum of w, over the targets that are not ignored.
@@ -100,12 +107,7 @@ class CrossEntropy(ExampleLoss):
         """Count the labels that have the highest score, after checking that each names a class."""
         scores, target = self._labels(outputs, batch)
         valid = target != self.ignore_index
-        named = target[valid]
-        if named.numel() and (int(named.min()) < 0 or int(named.max()) >= scores.shape[-1]):
-            raise InputError(
-                f"labels run from {int(named.min())} to {int(named.max())}, "
-                f"but the model has {scores.shape[-1]} classes"
-            )
+        _check_labels(target[valid], scores.shape[-1])
         return ((scores.argmax(-1) == target) & valid).sum(), valid.sum()
 
 
@@ -138,6 +140,7 @@ class MeanSquaredError(ExampleLoss):
         target = target_of(batch)
         if target.is_floating_point() or outputs.ndim != target.ndim + 1:
             return None
+        _check_labels(target, outputs.shape[-1])
         return (outputs.argmax(-1) == target).sum(), torch.tensor(target.numel(), device=outputs.device)
 
 
