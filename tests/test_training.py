@@ -220,6 +220,8 @@ def test_dropout_has_a_stream_of_its_own(data: tuple[Data, Data | None]) -> None
         ({"checkpoint_steps": (1,)}, "give a directory"),
         ({"loss": "hinge"}, "unknown loss"),
         ({"loss": "bce"}, "do not fit targets"),
+        ({"loss": "mse", "model_arg": ("num_outputs=3",)}, "but the model has 3 classes"),
+        ({"model": "torch.nn:Flatten", "model_arg": ()}, "no parameters that can be trained"),
         ({"model": "resnet21"}, "unknown model"),
         ({"model_arg": ("width=3",)}, "cannot be built"),
         ({"data": "digits2"}, "unknown data"),

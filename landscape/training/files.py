@@ -222,7 +222,7 @@ class Session:
     def _placed(self, data: Data) -> tuple[Tensor, Tensor]:
         """Return inputs and targets on the device, in the dtype of the weights."""
         x = models.as_inputs(self.model, data.x)
-        dtype = next(p.dtype for p in self.model.parameters())
+        dtype = next((p.dtype for p in self.model.parameters()), x.dtype)
         return x.to(self.device, dtype if x.is_floating_point() else None), data.y.to(self.device)
 
     @cached_property

@@ -16,7 +16,7 @@ from landscape.losses import ExampleLoss, Loss
 from landscape.training.options import Schedule, TrainOptions
 
 PAD = 4
-EVALUATION_BATCH = 2000
+EVALUATION_BATCH = 1000
 
 
 @dataclass(eq=False)
@@ -57,6 +57,8 @@ class Loop:
 
     def _optimizer(self) -> torch.optim.Optimizer:
         parameters = [p for p in self.model.parameters() if p.requires_grad]
+        if not parameters:
+            raise InputError("the model has no parameters that can be trained")
         settings: dict[str, Any] = {"lr": self.options.lr, "weight_decay": self.options.weight_decay, "fused": True}
         if self.options.optimizer == "adam":
             return torch.optim.Adam(parameters, **settings)
