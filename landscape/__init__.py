@@ -7,6 +7,7 @@ Measure
 
 Read
     ``open_result(path)``: one result as a labelled :class:`xarray.Dataset` (``store``).
+    ``open_study(run)``: all results of a run, over method, level, replicate, point, control (``results``).
 
 Every measurement is a command too: ``python -m landscape.spectrum ckpt.pt``. The names here are imported when they are
 first used, so that reading a result needs no torch.
@@ -22,6 +23,7 @@ _HOMES = {
     "measure_dimension": "landscape.dimension",
     "measure_spectrum": "landscape.spectrum",
     "open_result": "landscape.store",
+    "open_study": "landscape.results",
 }
 
 __all__ = ["__version__", *_HOMES]

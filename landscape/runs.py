@@ -95,6 +95,18 @@ class Run:
         found = (_EPOCH.match(path.name) for path in self.folder(cell).iterdir())
         return sorted(int(match[1]) for match in found if match)
 
+    def rewind(self, replicate: int) -> Path:
+        """Return the checkpoint to whose weights every level is rewound."""
+        dense = Cell(replicate, "imp", 0)
+        step = int(self.description.get("pruning", {}).get("rewind_step", 0))
+        return self.folder(dense) / f"step_{step:06d}.pt" if step else self.start(dense)
+
+    def trajectory(self, cell: Cell) -> list[Path]:
+        """Return the checkpoints within a training: chosen steps, then epochs, each in order."""
+        folder = self.folder(cell)
+        steps = sorted(path for path in folder.glob("step_*.pt"))
+        return [*steps, *(self.epoch(cell, epoch) for epoch in self.epochs(cell))]
+
     def cells(self) -> list[Cell]:
         """Return the finished cells, sorted by replicate, method and level."""
         return sorted(self._find("replicate_*/*/level_*/minimum.pt"))

@@ -97,7 +97,7 @@ COORDINATES: dict[str, Variable] = {
     "epoch": count("training epoch (0: the start)", "epoch"),
     "step": count("training step", "step"),
     "rule": label("rule that gives a dimension", "rule"),
-    "radius": number("parameter", "radius of the region around the base point", "radius"),
+    "shell": count("one of the radii of the region, the smallest first", "shell"),
     "sample": count("sampled displacement", "sample"),
     "fast": count("number k of fast directions", "fast"),
     "iteration": count("iteration of the approximate manifold", "iteration"),
@@ -260,10 +260,14 @@ TRAINING: dict[str, Variable] = {
     "test_accuracy": number("1", "fraction of test examples classified correctly", "epoch"),
 }
 
-_ANSWER = ("rule", "radius")
+_ANSWER = ("rule", "shell")
 
 DIMENSION: dict[str, Variable] = {
     **MODEL,
+    "dynamics": label("flow, gd, heavy_ball or precond"),
+    "region": label("where Hessians were sampled: trajectory, ball or adversarial"),
+    "retain": label("side that is kept: slow or stiff"),
+    "rho": number("parameter", "radius of the region around the base point", "shell"),
     "num_modes": count("modes of the dynamics (two for each parameter under a heavy ball)"),
     "eigenvalue": number(CURVATURE, "eigenvalue in the metric of the dynamics", "eigen"),
     "residual": number(CURVATURE, "norm of H v - lambda v from a fresh product", "eigen"),
@@ -283,11 +287,11 @@ DIMENSION: dict[str, Variable] = {
     "entry_step": number("1", "first step after which the coverage stays at least 1 (NaN: never)", "rule"),
     "distance": number("parameter", "distance of the state from the base point", "step"),
     "secant": number(CURVATURE, "|F(u') - F(u)| / |u' - u| since the last state", "step"),
-    "lipschitz": number(CURVATURE, "largest sampled |H(W* + u) - H(W*)|, a lower bound", "radius"),
-    "lipschitz_osc": number(CURVATURE, "half the sampled range of eigenvalues of the change, a lower bound", "radius"),
-    "lipschitz_half": number(CURVATURE, "the same as lipschitz from every second sample", "radius"),
+    "lipschitz": number(CURVATURE, "largest sampled |H(W* + u) - H(W*)|, a lower bound", "shell"),
+    "lipschitz_osc": number(CURVATURE, "half the sampled range of eigenvalues of the change, a lower bound", "shell"),
+    "lipschitz_half": number(CURVATURE, "the same as lipschitz from every second sample", "shell"),
     "lipschitz_factor": number("1", "factor of the Lipschitz constant under the dynamics"),
-    "num_samples": count("sampled Hessian differences within the radius", "radius"),
+    "num_samples": count("sampled Hessian differences within the radius", "shell"),
     "sample_radius": number("parameter", "length of the displacement", "sample"),
     "sample_low": number(CURVATURE, "smallest Ritz value of the Hessian difference", "sample"),
     "sample_high": number(CURVATURE, "largest Ritz value of the Hessian difference", "sample"),

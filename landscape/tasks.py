@@ -111,6 +111,26 @@ def run(
         return _run_on(client, tasks, report)
 
 
+def raise_failures(outcomes: Sequence[Outcome]) -> None:
+    """Raise what went wrong first: an error of the user as such, a bug with its traceback.
+
+    Raises
+    ------
+    InputError
+        If the first failed task says in one line what is wrong.
+    RuntimeError
+        If it failed by a bug.
+    """
+    failed = [outcome for outcome in outcomes if outcome.error is not None]
+    if not failed:
+        return
+    first = failed[0]
+    if first.trace and f"{InputError.__module__}.{InputError.__qualname__}" not in first.trace:
+        raise RuntimeError(f"{first.name} failed:\n{first.trace}")
+    more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+    raise InputError(f"{first.name}: {first.error}{more}")
+
+
 def _run_here(tasks: Sequence[Task], report: Callable[[Outcome], None]) -> list[Outcome]:
     """Run the tasks one after another in this process."""
     outcomes: dict[str, Outcome] = {}

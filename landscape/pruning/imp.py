@@ -108,19 +108,8 @@ def train_run(root: Path, recipe: Recipe, extent: Extent, where: TaskOptions | N
             cli.log(f"{outcome.name}: {outcome.error or outcome.value}", quiet)
 
         outcomes = tasks.run(work, where, report)
-    fail([outcome for outcome in outcomes if outcome.error is not None])
+    tasks.raise_failures(outcomes)
     return run
-
-
-def fail(failed: Sequence[Outcome]) -> None:
-    """Raise what went wrong first; a failure that is nobody's input comes with its traceback."""
-    if not failed:
-        return
-    first = failed[0]
-    if first.trace and "landscape.errors.InputError" not in first.trace:
-        raise RuntimeError(f"{first.name} failed:\n{first.trace}")
-    more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
-    raise InputError(f"{first.name}: {first.error}{more}")
 
 
 def describe(recipe: Recipe) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def branch_of(run: Run, recipe: Recipe, cell: Cell) -> Branch:
     if cell.method in FROM_MINIMUM:
         start = previous(run, cell).state_dict
     else:
-        start = rewind_point(run, recipe, cell.replicate).state_dict
+        start = read(run.rewind(cell.replicate)).state_dict
     branch = replace(branch, start=masks.apply(start, mask), mask=mask)
     if cell.method == "fine_tune" or not recipe.pruning.rewind_step:
         return branch
@@ -113,12 +113,6 @@ def branch_of(run: Run, recipe: Recipe, cell: Cell) -> Branch:
 def previous(run: Run, cell: Cell) -> Checkpoint:
     """Return the minimum of imp one level above a cell."""
     return read(run.minimum(Cell(cell.replicate, "imp", cell.level - 1)))
-
-
-def rewind_point(run: Run, recipe: Recipe, replicate: int) -> Checkpoint:
-    """Return the dense network at the rewind step."""
-    dense, step = Cell(replicate, "imp", 0), recipe.pruning.rewind_step
-    return read(run.folder(dense) / f"step_{step:06d}.pt" if step else run.start(dense))
 
 
 def read(path: Path) -> Checkpoint:

@@ -1,0 +1,200 @@
+"""All results of a run as one labelled Dataset, through one consolidated index a quantity.
+
+A run's results are single netCDF files. For every quantity their variables are gathered along a dim ``result`` in
+``RUN/results/QUANTITY/index.nc``, padded with NaN (flags as 1 and 0). It is brought up to date when files came, went or
+changed, and is all that `open_study` reads. Arrays of more than `LARGEST` numbers a result (eigenvectors) stay in their
+files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from landscape import schemas, store
+from landscape.errors import InputError
+
+# The labels of a result, which become the dims of a study; the empty text stands for a label that a quantity lacks.
+LABELS = ("method", "level", "replicate", "point", "control", "curvature")
+LARGEST = 20_000
+# Quantities whose variables keep their names in a study; of two that share a name the later one is prefixed.
+PLAIN = ("spectrum", "volume", "dimension", "connectivity", "curves", "barrier_matrix", "renewal")
+INDEX = "index.nc"
+# Facts that are the same whatever is measured; of several quantities the first is taken.
+SHARED = ("loss", "accuracy", "gradient_norm", "num_params", "num_params_total", "kept", "num_examples")
+
+
+def folder(root: Path, quantity: str) -> Path:
+    """Return where the results of a quantity lie."""
+    return root / "results" / quantity
+
+
+def quantities(root: Path) -> list[str]:
+    """Return the quantities of which there is a result."""
+    base = root / "results"
+    return [name for name in schemas.SCHEMAS if (base / name).is_dir() and any(_files(base / name))]
+
+
+def _files(where: Path) -> Iterator[Path]:
+    return (p for p in sorted(where.glob("*.nc")) if p.name != INDEX and not p.name.startswith("."))
+
+
+def stamps(where: Path) -> dict[str, str]:
+    """Return size and time of change of every result file by its name."""
+    found = {}
+    for file in _files(where):
+        with contextlib.suppress(FileNotFoundError):  # another process may have replaced it
+            status = file.stat()
+            found[file.stem] = f"{status.st_size} {status.st_mtime_ns}"
+    return found
+
+
+def index(root: Path, quantity: str) -> xr.Dataset:
+    """Return the gathered results of a quantity over ``result``; only new and changed files are read.
+
+    Notes
+    -----
+    The index is derived: it is replaced without asking, and where it cannot be written (a run that is only read) it is
+    made anew each time.
+    """
+    where = folder(root, quantity)
+    wanted = stamps(where)
+    if not wanted:
+        raise InputError(f"{root} holds no result of {quantity}")
+    old = _read_index(where / INDEX)
+    known: dict[str, str] = {}
+    if old is not None:
+        known = dict(zip(old["fingerprint"].values.tolist(), old["stamp"].values.tolist(), strict=True))
+    if known == wanted:
+        assert old is not None
+        return old
+    kept = [name for name, stamp in known.items() if wanted.get(name) == stamp]
+    rows = [_row(where / f"{name}.nc", wanted[name]) for name in wanted if name not in kept]
+    parts = [old.isel(result=[name in kept for name in known])] if old is not None and kept else []
+    gathered = xr.concat(
+        [*parts, *rows], "result", data_vars="all", coords="minimal", join="outer", combine_attrs="drop"
+    )
+    gathered = gathered.isel(result=np.argsort(gathered["fingerprint"].values.astype(str)))
+    text = {name: values for name, values in gathered.data_vars.items() if values.dtype.kind in "OUT"}
+    gathered = gathered.assign({name: values.where(values.notnull(), "").astype(str) for name, values in text.items()})
+    with contextlib.suppress(InputError):
+        _write_index(gathered, where / INDEX)
+    return gathered
+
+
+def _row(file: Path, stamp: str) -> xr.Dataset:
+    """Return one result as a row: labels and attributes as variables, large arrays left out."""
+    result = store.open_result(file)
+    small = [name for name, values in result.data_vars.items() if values.size <= LARGEST]
+    labels = {label: _label(result, label) for label in LABELS}
+    row = result[small].drop_vars([name for name in LABELS if name in result.coords])
+    row = row.assign({name: row[name].astype(float) for name in row.data_vars if row[name].dtype == bool})
+    row = row.drop_vars([name for name in row.coords if name not in row.dims]).drop_encoding()
+    facts = {"fingerprint": file.stem, "stamp": stamp, "seconds": float(result.attrs.get("seconds", np.nan))}
+    row = row.assign({**facts, **labels}).expand_dims("result")
+    row.attrs = {}
+    return row
+
+
+def _label(result: xr.Dataset, label: str) -> Any:
+    if label not in result.coords:
+        return -1 if label in ("level", "replicate") else ""
+    return result.coords[label].item()
+
+
+def _read_index(file: Path) -> xr.Dataset | None:
+    """Return the index as it stands, or None where there is none that can be read."""
+    try:
+        with xr.open_dataset(file, engine=store.ENGINE) as opened:
+            return opened.load()
+    except (OSError, ValueError, KeyError, RuntimeError):
+        return None
+
+
+def _write_index(gathered: xr.Dataset, file: Path) -> None:
+    content = gathered.to_netcdf(engine=store.ENGINE)
+    with store.atomic_path(file) as temporary:
+        temporary.write_bytes(content)
+
+
+def open_study(root: str | Path, quantity: str | Sequence[str] | None = None, **where: Any) -> xr.Dataset:
+    """Return the results of a run as one Dataset with the dims method, level, replicate, point, control, curvature.
+
+    Parameters
+    ----------
+    quantity
+        One or several; all that were measured where None. Labels that a quantity does not have are no dims of its
+        variables, and a label with one value is kept as a dim.
+    where
+        Values that variables of a result must have, for example ``num_examples=10000``: which of several results of
+        one cell is meant.
+
+    Returns
+    -------
+    Missing cells are NaN (text: empty); ``measured_QUANTITY`` says which are not. Where several results fit one cell,
+    that on the most examples is taken, and of these the one with the most variables. With several quantities, a
+    variable that an earlier one in ``PLAIN`` also has is called ``QUANTITY_name``.
+
+    Notes
+    -----
+    Single results may leave out what was not measured; only here they are padded. Cost: one file a quantity is read.
+    Choose a method with ``study.sel({"method": "imp"})``: the keyword ``method`` of xarray's ``sel`` is something else.
+    """
+    root = Path(root)
+    names = [quantity] if isinstance(quantity, str) else quantity
+    chosen = list(names) if names is not None else quantities(root)
+    if not chosen:
+        raise InputError(f"{root} holds no results; measure some with python -m landscape.study measure {root}")
+    order = sorted(chosen, key=[*PLAIN, *schemas.SCHEMAS].index)
+    tables = {name: _unstacked(_matching(index(root, name), where, name), name) for name in order}
+    study = xr.Dataset()
+    for name, table in tables.items():
+        fresh = table.drop_vars([v for v in SHARED if v in table and v in study])
+        study = study.merge(fresh.rename(_prefixed(name, fresh) if len(tables) > 1 else {}), join="outer")
+    for name in tables:
+        study[f"measured_{name}"] = study[f"measured_{name}"].fillna(0).astype(bool)
+    study.attrs = {"run": str(root)}
+    return study
+
+
+def _prefixed(quantity: str, table: xr.Dataset) -> dict[str, str]:
+    """Return new names for the variables that a quantity shares with one before it in ``PLAIN``.
+
+    It depends on the tables of ``landscape.schemas`` alone, so that a name does not change with what else was measured.
+    """
+    before = PLAIN[: PLAIN.index(quantity)] if quantity in PLAIN else PLAIN
+    known = {name for other in before if other in schemas.SCHEMAS for name in schemas.SCHEMAS[other]} - set(SHARED)
+    return {str(name): f"{quantity}_{name}" for name in table.data_vars if name in known}
+
+
+def _matching(rows: xr.Dataset, where: dict[str, Any], quantity: str) -> xr.Dataset:
+    """Return the rows that are wanted, one for each cell."""
+    keep = np.ones(rows.sizes["result"], dtype=bool)
+    for name, value in where.items():
+        if name not in rows or rows[name].dims != ("result",):
+            raise InputError(f"the results of {quantity} have no scalar {name!r} to choose by")
+        keep &= rows[name].values == value
+    rows = rows.isel(result=keep)
+    if not rows.sizes["result"]:
+        raise InputError(f"no result of {quantity} has {where}")
+    size = sum(rows[v].notnull().any([d for d in rows[v].dims if d != "result"]).astype(int) for v in rows.data_vars)
+    examples = rows["num_examples"].values if "num_examples" in rows else np.zeros(rows.sizes["result"])
+    best: dict[tuple[Any, ...], int] = {}
+    order = np.lexsort((rows["fingerprint"].values.astype(str), np.asarray(size), examples))
+    for position in order.tolist():
+        best[tuple(rows[label].values[position].item() for label in LABELS)] = position
+    return rows.isel(result=sorted(best.values()))
+
+
+def _unstacked(rows: xr.Dataset, quantity: str) -> xr.Dataset:
+    """Turn the dim ``result`` into the labels that the quantity has."""
+    present = [label for label in LABELS if any(value not in ("", -1) for value in rows[label].values.tolist())]
+    rows = rows.drop_vars([*(label for label in LABELS if label not in present), "stamp", "fingerprint"])
+    rows = rows.rename({"seconds": f"{quantity}_seconds"})
+    rows[f"measured_{quantity}"] = ("result", np.ones(rows.sizes["result"]))
+    return rows.set_index(result=present).unstack("result")

@@ -1,0 +1,112 @@
+"""``python -m landscape.study COMMAND RUN``: measure a run, and say what is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from landscape import cli, runs
+from landscape.checkpoints import ProblemOptions
+from landscape.cli import option
+from landscape.connectivity import PathOptions
+from landscape.errors import InputError
+from landscape.spectrum import SpectrumOptions
+from landscape.study.measure import Effort, measure, status
+from landscape.study.plan import Selection
+from landscape.study.requests import AlignmentOptions, MeasureOptions
+from landscape.tasks import TaskOptions
+
+EXAMPLE = (
+    "python -m landscape.study measure data/runs/lenet --quantities curves,connectivity,spectrum "
+    "--points minimum,projected,restricted --levels 0,1,4,7,10 --budget 1.5"
+)
+# What a study decides itself, for every point.
+DECIDED = ("mask", "subspace", "params", "split")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How to run."""
+
+    workers: int = option(1, help="processes that measure side by side", metavar="W")
+    scheduler: str | None = option(None, help="address of a Dask scheduler that measures instead", metavar="ADDRESS")
+    budget: float | None = option(None, help="begin nothing that would not be finished in time", metavar="HOURS")
+    threads: int = option(1, help="CPU threads of every measurement", metavar="N")
+    memory: float | None = option(None, help="most memory for Krylov bases of one measurement", metavar="GIB")
+    quiet: bool = option(False, help="print nothing but the paths of what was written")
+
+
+@dataclass(frozen=True)
+class MeasureArguments:
+    """Study."""
+
+    run: Path = option(flag="RUN", help="directory of a run")
+    selection: Selection = field(default_factory=Selection)
+    problem: ProblemOptions = field(default_factory=ProblemOptions)
+    spectrum: SpectrumOptions = field(default_factory=SpectrumOptions)
+    path: PathOptions = field(default_factory=PathOptions)
+    alignment: AlignmentOptions = field(default_factory=AlignmentOptions)
+    how: RunOptions = field(default_factory=RunOptions)
+
+
+@dataclass(frozen=True)
+class StatusArguments:
+    """Study."""
+
+    run: Path = option(flag="RUN", help="directory of a run")
+
+
+def measure_main(argv: Sequence[str]) -> int:
+    """Measure what is missing of a selection."""
+    parser = cli.Parser("study measure", "Measure what is missing of a run.", EXAMPLE)
+    arguments, given = cli.parse_arguments(parser, MeasureArguments, argv)
+    refused = [name for name in DECIDED if name in given]
+    if refused:
+        raise InputError(f"a study chooses --{refused[0]} itself, for every point; leave it out")
+    how = arguments.how
+    defaults = MeasureOptions(arguments.problem, arguments.spectrum, arguments.path, arguments.alignment)
+    options = MeasureOptions(
+        arguments.problem,
+        arguments.spectrum,
+        arguments.path,
+        arguments.alignment,
+        how.threads,
+        defaults.memory if how.memory is None else int(how.memory * 2**30),
+    )
+    run = runs.read(arguments.run)
+    effort = Effort(TaskOptions(how.workers, how.scheduler), how.budget, how.quiet)
+    done = measure(run, arguments.selection, options, effort)
+    for request in done.unmatched:
+        cli.log(f"{request}: no matched point exists", how.quiet)
+    if done.missing:
+        cli.show(f"missing for lack of time: {len(done.missing)} results", how.quiet)
+        for request in done.missing:
+            cli.show(f"  {request}", how.quiet)
+    cli.show_paths(*done.written)
+    return cli.DONE
+
+
+def status_main(argv: Sequence[str]) -> int:
+    """Print what is trained and measured."""
+    parser = cli.Parser(
+        "study status", "Say what is trained and measured of a run.", "python -m landscape.study status R"
+    )
+    arguments, _ = cli.parse_arguments(parser, StatusArguments, argv)
+    cli.show(status(runs.read(arguments.run)))
+    return cli.DONE
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"measure": measure_main, "status": status_main}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Hand the arguments to a command."""
+    parser = cli.Parser("study", "Measure runs; every command has a --help of its own.", EXAMPLE)
+    parser.add_argument("command", choices=sorted(COMMANDS))
+    chosen = parser.parse_args(argv[:1]).command
+    return COMMANDS[chosen](argv[1:])
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,263 @@
+"""How every quantity of a study is computed from the checkpoints of a run.
+
+A computation is given a job and returns a Dataset without coordinates; it reads what it needs through ``points``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from landscape import alignment, connectivity, controls, lanczos, masks, models, operators, renewal, store
+from landscape.alignment import Frame
+from landscape.batches import Batch, as_batches
+from landscape.checkpoints import ProblemOptions
+from landscape.errors import InputError
+from landscape.problem import Problem
+from landscape.pruning import criteria
+from landscape.runs import Cell, Run
+from landscape.spectrum import Effort
+from landscape.spectrum import measure as measure_spectrum
+from landscape.study.points import Point, controlled, open_data, point_of, problem_of, read
+from landscape.study.requests import Job, MeasureOptions
+
+
+def point_quantity(measure: Callable[[Problem, Job], xr.Dataset]) -> Callable[[Job], xr.Dataset]:
+    """Make the computation of a quantity of a point, with what a control did to the point."""
+
+    def compute(job: Job) -> xr.Dataset:
+        request = job.request
+        point = _point(job)
+        result = measure(point.problem, job)
+        for name, value in point.facts.items():
+            result[name] = value
+        result.attrs |= facts(point, job)
+        result.attrs["point"] = request.point
+        return result
+
+    return compute
+
+
+def _point(job: Job) -> Point:
+    request = job.request
+    if request.control in (None, "raw"):
+        return point_of(job.run, request.cell, str(request.point), job.options.problem)
+    return controlled(job.run, request.cell, str(request.control), job.options.problem)
+
+
+def facts(point: Point, job: Job) -> dict[str, Any]:
+    """Return the attributes that every result carries about its inputs."""
+    problem = point.problem
+    return {
+        "checkpoint_sha256": point.sha256,
+        "data_sha256": problem.data_sha256,
+        "dtype": str(problem.dtype).removeprefix("torch."),
+        "device": problem.device.type,
+        "world_size": 1,
+        "threads": job.options.threads,
+        "batchnorm": problem.batchnorm,
+    }
+
+
+def spectrum_of(problem: Problem, job: Job) -> xr.Dataset:
+    """Measure the curvature spectrum of a point, and the spread of its outputs for the normalised control."""
+    options = job.options
+    effort = Effort(options.problem.seed, options.memory, job.journal)
+    result = measure_spectrum(problem, options.spectrum, effort)
+    result["output_spread"] = controls.output_spread(problem)
+    return result.assign_coords(curvature=options.spectrum.curvature)
+
+
+def test_batches(job: Job, like: Problem) -> Sequence[Batch]:
+    """Return the whole test split in the precision of a problem."""
+    options = replace(job.options.problem, split="test", num_examples=None)
+    own = read(job.run.minimum(Cell(job.request.cell.replicate, "imp", 0)))
+    data = open_data(own, options)
+    x = models.as_inputs(like.model, data.x)
+    return tuple(as_batches((x, data.y), options.batch_size, like.dtype, like.device))
+
+
+def connectivity_of(job: Job) -> xr.Dataset:
+    """Measure the segments that end in a cell's minimum."""
+    run, cell = job.run, job.request.cell
+    options = replace(job.options.problem, batchnorm=_between_networks(job.options.problem))
+    places = {"rewind": (cell, "rewind"), "minimum": (cell, "minimum")}
+    pairs = [("rewind", "minimum")]
+    dense, twin = Cell(cell.replicate, "imp", 0), Cell(cell.replicate, "imp", cell.level)
+    if cell.level:
+        places["projected"] = (twin, "projected")
+        places["previous"] = (Cell(cell.replicate, "imp", cell.level - 1), "minimum")
+        pairs += [("projected", "minimum"), ("previous", "minimum"), ("rewind", "projected")]
+    if cell != dense:
+        places["dense"] = (dense, "minimum")
+        pairs.append(("dense", "minimum"))
+    if cell != twin and twin != dense:
+        places["imp"] = (twin, "minimum")
+        pairs.append(("imp", "minimum"))
+    found = {name: point_of(run, *place, options) for name, place in places.items()}
+    problems = {name: point.problem for name, point in found.items()}
+    test = test_batches(job, problems["minimum"])
+    result = connectivity.measure(problems, pairs, job.options.path, test, reference="rewind")
+    result.attrs |= facts(found["minimum"], job)
+    return result
+
+
+def _between_networks(options: ProblemOptions) -> str:
+    """Return the BatchNorm policy of interpolants: stored statistics do not exist between networks."""
+    return "recalibrate" if options.batchnorm == "running" else options.batchnorm
+
+
+def barrier_matrix_of(job: Job) -> xr.Dataset:
+    """Measure the segments between all minima of imp at the levels of the request."""
+    run, replicate = job.run, job.request.cell.replicate
+    options = replace(job.options.problem, batchnorm=_between_networks(job.options.problem))
+    found = {
+        f"level {level}": point_of(run, Cell(replicate, "imp", level), "minimum", options)
+        for level in job.request.levels
+    }
+    problems = {name: point.problem for name, point in found.items()}
+    pairs = connectivity.choose_pairs(list(problems), "all")
+    test = test_batches(job, next(iter(problems.values())))
+    measured = connectivity.measure(problems, pairs, job.options.path, test)
+    result = _matrices(measured, job.request.levels)
+    result.attrs |= facts(next(iter(found.values())), job)
+    return result
+
+
+def _matrices(measured: xr.Dataset, levels: Sequence[int]) -> xr.Dataset:
+    """Turn values over pairs of levels into symmetric matrices with zero diagonal."""
+    places = [(i, j) for i in range(len(levels)) for j in range(i + 1, len(levels))]  # the order of `choose_pairs`
+    result = xr.Dataset(coords={"first_level": list(levels), "second_level": list(levels)})
+    for name, values in measured.data_vars.items():
+        if values.dims[-1:] != ("pair",) or str(name) == "relative_distance":
+            continue
+        outer = values.shape[:-1]
+        matrix = np.zeros((*outer, len(levels), len(levels)))
+        for column, (i, j) in enumerate(places):
+            matrix[..., i, j] = matrix[..., j, i] = values.values[..., column]
+        result[f"matrix_{name}"] = ((*values.dims[:-1], "first_level", "second_level"), matrix)
+    return result.assign_coords(split=measured["split"].values)
+
+
+def curves_of(job: Job) -> xr.Dataset:
+    """Collect the train loss over a level's training, and of its mask times every epoch of imp's level before."""
+    run, cell = job.run, job.request.cell
+    curves = store.open_result(run.folder(cell) / "curves.nc")
+    result = xr.Dataset(curves.data_vars, curves.coords)
+    own = read(run.minimum(cell))
+    point = Point(problem_of(own, job.options.problem), str(own.sha256), {})
+    if cell.level and own.mask is not None:
+        before = Cell(cell.replicate, "imp", cell.level - 1)
+        files = [run.start(before), *(run.epoch(before, epoch) for epoch in run.epochs(before))]
+        losses = []
+        for file in files:
+            checkpoint = read(file)
+            placed = replace(checkpoint, state_dict=masks.apply(checkpoint.state_dict, own.mask), mask=own.mask)
+            losses.append(problem_of(placed, job.options.problem).loss())
+        padded = np.full(result.sizes["epoch"], np.nan)
+        padded[: len(losses)] = losses[: len(padded)]
+        result["projected_loss"] = ("epoch", padded)
+    result.attrs = facts(point, job)
+    return result
+
+
+def renewal_of(job: Job) -> xr.Dataset:
+    """Measure how training refills the region below the threshold that created a cell's mask."""
+    run, cell = job.run, job.request.cell
+    before, own = read(run.minimum(Cell(cell.replicate, "imp", cell.level - 1))), read(run.minimum(cell))
+    if own.mask is None:
+        raise InputError(f"{cell} has no mask")
+    mask = {name: m.bool() for name, m in own.mask.items()}
+    imp = read(run.minimum(Cell(cell.replicate, "imp", cell.level)))
+    ticket = {name: m.bool() for name, m in (imp.mask or mask).items()}
+    old = {name: m.bool() for name, m in (before.mask or criteria.dense(before.state_dict, list(mask))).items()}
+    tau = renewal.thresholds(before.state_dict, old, ticket)
+    points = {
+        "projected": masks.apply(before.state_dict, mask),
+        "rewind": read(run.rewind(cell.replicate)).state_dict,
+        "minimum": own.state_dict,
+    }
+    fraction = float(run.description["pruning"]["fraction"])
+    scope = str(run.description["pruning"]["scope"])
+    following = {
+        name: criteria.step(criteria.magnitude(tensors, mask), mask, fraction, scope)
+        for name, tensors in points.items()
+    }
+    result = renewal.renewal(points, mask, tau, following)
+    result.attrs |= facts(Point(problem_of(own, job.options.problem), str(own.sha256), {}), job)
+    return result
+
+
+def frame_of(problem: Problem, options: MeasureOptions) -> Frame:
+    """Return the top eigenvectors of the Hessian at a point, with the gaps that its residuals resolve."""
+    n = problem.num_params
+    size = min(options.alignment.num_aligned + 1, n)
+    pairs = lanczos.eigenpairs(
+        operators.hessian(problem),
+        lanczos.EigenOptions(
+            largest=size,
+            smallest=0,
+            tolerance=options.alignment.alignment_tolerance,
+            seed=options.problem.seed,
+            memory=options.memory,
+        ),
+    )
+    values, residuals = pairs.eigenvalue.double().cpu().numpy(), pairs.residual.double().cpu().numpy()
+    resolved = np.append(values[:-1] - values[1:] > residuals[:-1] + residuals[1:], False)
+    places = np.arange(n) if problem.index is None else problem.index.cpu().numpy()
+    keep = min(options.alignment.num_aligned, size)
+    return Frame(pairs.eigenvector[:, :keep].double().cpu().numpy(), places, resolved[:keep])
+
+
+def alignment_of(job: Job) -> xr.Dataset:
+    """Compare the top eigenspaces of imp's minimum a level before and of a cell's minimum."""
+    run, cell, options = job.run, job.request.cell, job.options
+    before = point_of(run, Cell(cell.replicate, "imp", cell.level - 1), "minimum", options.problem)
+    after = point_of(run, cell, "minimum", options.problem)
+    earlier, later = frame_of(before.problem, options), frame_of(after.problem, options)
+    problem = before.problem
+    classes = problem.outputs(problem.parameters, problem.batches[0]).shape[-1]
+    cuts = sorted({1, 2, 5, classes - 1, classes, options.alignment.num_aligned})
+    gradient = problem.gradient().double()
+    moved = problem.flatten({n: after.problem.tensors()[n] for n in problem.parameters}).double()
+    step = -problem.theta.double() * _removed(run, cell, problem)
+    directions = {"gradient": gradient, "pruning_step": step, "displacement": moved - problem.theta.double()}
+    size = int(earlier.places.max()) + 1
+    full = {name: _embed(v.cpu().numpy(), earlier.places, size) for name, v in directions.items()}
+    result = alignment.measure(earlier, later, cuts, full)
+    result.attrs |= facts(after, job)
+    return result
+
+
+def _embed(v: np.ndarray, places: np.ndarray, size: int) -> np.ndarray:
+    full = np.zeros(size)
+    full[places] = v
+    return full
+
+
+def _removed(run: Run, cell: Cell, problem: Problem) -> Any:
+    """Return 1 on the active coordinates of a point that the cell's mask removes, else 0, ``(n,)``."""
+    mask = read(run.minimum(cell)).mask or {}
+    ones = {name: p.new_zeros(p.shape, dtype=p.dtype) for name, p in problem.parameters.items()}
+    for name, m in mask.items():
+        if name in ones:
+            ones[name] = (~m.bool()).to(ones[name])
+    return problem.flatten(ones).double()
+
+
+def pruning_steps_of(job: Job) -> xr.Dataset:
+    """Measure what the pruning step that leads to a cell costs, against random and largest weights."""
+    run, cell, options = job.run, job.request.cell, job.options
+    before = point_of(run, Cell(cell.replicate, "imp", cell.level - 1), "minimum", options.problem)
+    own, earlier = read(run.minimum(cell)), read(run.minimum(Cell(cell.replicate, "imp", cell.level - 1)))
+    after = {name: m.bool() for name, m in (own.mask or {}).items()}
+    mask = {n: m.bool() for n, m in (earlier.mask or criteria.dense(earlier.state_dict, list(after))).items()}
+    steps = renewal.removals(before.problem, mask, after, options.problem.seed)
+    frame = frame_of(before.problem, options)
+    result = renewal.pruning_steps(before.problem, operators.hessian(before.problem), steps, frame)
+    result.attrs |= facts(before, job)
+    return result

@@ -1,0 +1,153 @@
+"""The plan of a study: which results are wanted of a run, in which order, which are missing, what they cost."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from landscape import results, store
+from landscape.cli import option, parse_integer_list
+from landscape.errors import InputError
+from landscape.runs import METHODS, POINTS, Cell, Run
+from landscape.study.points import CONTROLS, exists, partner
+from landscape.study.quantities import FROM_LEVEL_ONE, ONLY_IMP, QUANTITIES
+from landscape.study.requests import MeasureOptions, Request
+
+# Levels that come first under a budget; the order in which methods follow the chain.
+FIRST_LEVELS = (0, 1, 4, 7, 10, 13)
+CHAIN = ("imp", "fine_tune")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Selection."""
+
+    quantities: tuple[str, ...] = option(
+        ("curves", "connectivity"), help=f"what to measure: {', '.join(QUANTITIES)}", metavar="NAME"
+    )
+    points: tuple[str, ...] = option(
+        ("minimum", "projected"), help=f"where: {', '.join(POINTS)} (quantities of points only)", metavar="POINT"
+    )
+    controls: tuple[str, ...] = option(
+        ("raw",), help=f"{', '.join(CONTROLS)} (quantities of points only)", metavar="CONTROL"
+    )
+    levels: tuple[int, ...] | None = option(
+        None, help="levels (default: all that are trained)", metavar="L,L,...", parse=parse_integer_list
+    )
+    replicates: tuple[int, ...] | None = option(
+        None, help="replicates (default: all that are trained)", metavar="R,R,...", parse=parse_integer_list
+    )
+    methods: tuple[str, ...] | None = option(None, help="methods (default: all that are trained)", metavar="METHOD")
+
+
+def words(given: Sequence[str], known: Sequence[str], flag: str) -> list[str]:
+    """Return the words of a flag, which may be separated by commas or spaces."""
+    chosen = list(dict.fromkeys(part for text in given for part in text.split(",") if part))
+    unknown = [word for word in chosen if word not in known]
+    if unknown:
+        raise InputError(f"{flag}: unknown {unknown[0]!r}; use {', '.join(known)}")
+    return chosen
+
+
+def expand(run: Run, selection: Selection) -> list[Request]:
+    """Return the requests of a selection on the cells that are trained, in the order of priority.
+
+    First comes the chain (imp's points and fine_tune's minimum) at the first levels, then the other methods there, then
+    the rest; within these, quantities in the order given, by level and replicate.
+    """
+    quantities = words(selection.quantities, tuple(QUANTITIES), "--quantities")
+    points = words(selection.points, POINTS, "--points")
+    controls = words(selection.controls, CONTROLS, "--controls")
+    trained = run.cells()
+    cells = [cell for cell in trained if _wanted(cell, selection)]
+    if not cells:
+        raise InputError(f"{run.root} has no finished training of this selection")
+    requests: list[Request] = []
+    for quantity in quantities:
+        entry = QUANTITIES[quantity]
+        possible = [cell for cell in cells if _defined(quantity, cell) and set(entry.needs(cell)) <= set(trained)]
+        if quantity == "barrier_matrix":
+            requests += _matrices(quantity, possible)
+        elif entry.points:
+            requests += _at_points(quantity, possible, points, controls)
+        else:
+            requests += [Request(quantity, cell) for cell in possible]
+    position = {request: number for number, request in enumerate(requests)}
+    return sorted(requests, key=lambda request: (_priority(request), position[request]))
+
+
+def _wanted(cell: Cell, selection: Selection) -> bool:
+    methods = None if selection.methods is None else words(selection.methods, METHODS, "--methods")
+    return (
+        (selection.levels is None or cell.level in selection.levels)
+        and (selection.replicates is None or cell.replicate in selection.replicates)
+        and (methods is None or cell.method in methods)
+    )
+
+
+def _defined(quantity: str, cell: Cell) -> bool:
+    if quantity in FROM_LEVEL_ONE and cell.level == 0:
+        return False
+    return cell.method == "imp" or quantity not in ONLY_IMP
+
+
+def _matrices(quantity: str, cells: Sequence[Cell]) -> list[Request]:
+    """Return one request a replicate, for all pairs of its levels."""
+    requests = []
+    for replicate in sorted({cell.replicate for cell in cells}):
+        levels = tuple(sorted(cell.level for cell in cells if cell.replicate == replicate))
+        if len(levels) > 1:
+            requests.append(Request(quantity, Cell(replicate, "imp", levels[-1]), levels=levels))
+    return requests
+
+
+def _at_points(quantity: str, cells: Sequence[Cell], points: Sequence[str], controls: Sequence[str]) -> list[Request]:
+    """Return the requests at points; projected and restricted are the same for all methods, and imp stands for them."""
+    requests = []
+    for cell in cells:
+        for point in points:
+            if not exists(cell, point) or (point != "minimum" and cell.method != "imp"):
+                continue
+            for control in controls:
+                if control == "raw" or partner(cell, point) is not None:
+                    requests.append(Request(quantity, cell, point, control))
+    return requests
+
+
+def _priority(request: Request) -> int:
+    cell = request.cell
+    if cell.level not in FIRST_LEVELS:
+        return 2
+    return 0 if cell.method in CHAIN else 1
+
+
+def asked(run: Run, request: Request, options: MeasureOptions) -> dict[str, Any]:
+    """Return everything that decides the numbers of a result.
+
+    The run's fingerprint stands for all its checkpoints, so that a result has its name before they exist.
+    """
+    entry = QUANTITIES[request.quantity]
+    values: dict[str, Any] = {name: getattr(options, name) for name in entry.uses}
+    if "problem" in values:
+        values["problem"] = {
+            name: value for name, value in dataclasses.asdict(options.problem).items() if name != "device"
+        }
+    return {
+        "quantity": request.quantity,
+        "run": run.fingerprint,
+        "cell": str(request.cell),
+        "point": request.point,
+        "control": request.control,
+        "levels": request.levels,
+        "threads": options.threads,
+        **values,
+    }
+
+
+def path_of(run: Run, request: Request, options: MeasureOptions) -> Path:
+    """Return the file of a result."""
+    name = store.fingerprint(asked(run, request, options))
+    return results.folder(run.root, request.quantity) / f"{name}.nc"

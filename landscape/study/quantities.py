@@ -1,0 +1,111 @@
+"""What can be measured on a run: a table from the name of a quantity to how it is computed and what it costs.
+
+A quantity of a point (a spectrum, a volume) is computed from its problem; a quantity of a cell (connectivity, curves,
+renewal, alignment) from several checkpoints of the run. A new quantity is one more entry in ``QUANTITIES``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import xarray as xr
+
+from landscape.runs import Cell
+from landscape.study import computations
+from landscape.study.requests import Job, MeasureOptions
+
+# Curvature-vector products cost about this many forward passes.
+PASSES_PER_PRODUCT = 6
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """How a quantity is measured.
+
+    Parameters
+    ----------
+    schema
+        Its table in ``landscape.schemas``.
+    compute
+        Returns the Dataset, without coordinates and provenance.
+    passes
+        Returns its cost in forward passes over the examples.
+    uses
+        The groups of options that decide its numbers.
+    needs
+        Returns the cells whose minima it reads, beside the run's rewind point.
+    points
+        Whether it is measured at points (and under controls), or once a cell.
+    """
+
+    schema: str
+    compute: Callable[[Job], xr.Dataset]
+    passes: Callable[[MeasureOptions], float]
+    uses: tuple[str, ...]
+    needs: Callable[[Cell], list[Cell]]
+    points: bool = False
+
+
+def _spectrum_passes(options: MeasureOptions) -> float:
+    chosen = options.spectrum
+    pairs = (20 if chosen.largest is None else chosen.largest) + (5 if chosen.smallest is None else chosen.smallest)
+    probes = 10 if chosen.num_probes is None else chosen.num_probes
+    depth = 80 if chosen.depth is None else chosen.depth
+    return PASSES_PER_PRODUCT * (4.0 * pairs + probes * depth)
+
+
+def _path_passes(pairs: int) -> Callable[[MeasureOptions], float]:
+    return lambda options: 1.3 * pairs * (options.path.num_positions + options.path.num_refinements)
+
+
+def _frame_passes(frames: int) -> Callable[[MeasureOptions], float]:
+    return lambda options: PASSES_PER_PRODUCT * (5.0 * options.alignment.num_aligned * frames + 20)
+
+
+def _own(cell: Cell) -> list[Cell]:
+    return [cell]
+
+
+def _chain(cell: Cell) -> list[Cell]:
+    levels = sorted({0, max(cell.level - 1, 0), cell.level})
+    return sorted({cell, *(Cell(cell.replicate, "imp", level) for level in levels)})
+
+
+def _matrix_cells(cell: Cell) -> list[Cell]:
+    return [Cell(cell.replicate, "imp", 0), cell]
+
+
+QUANTITIES: dict[str, Quantity] = {
+    "curves": Quantity("curves", computations.curves_of, lambda _: 12.0, ("problem",), _chain),
+    "connectivity": Quantity(
+        "connectivity", computations.connectivity_of, _path_passes(6), ("problem", "path"), _chain
+    ),
+    "renewal": Quantity("renewal", computations.renewal_of, lambda _: 1.0, ("problem",), _chain),
+    "barrier_matrix": Quantity(
+        "barrier_matrix", computations.barrier_matrix_of, _path_passes(28), ("problem", "path"), _matrix_cells
+    ),
+    "spectrum": Quantity(
+        "spectrum",
+        computations.point_quantity(computations.spectrum_of),
+        _spectrum_passes,
+        ("problem", "spectrum", "memory"),
+        _chain,
+        points=True,
+    ),
+    "pruning_steps": Quantity(
+        "pruning_steps", computations.pruning_steps_of, _frame_passes(1), ("problem", "alignment", "memory"), _chain
+    ),
+    "alignment": Quantity(
+        "alignment", computations.alignment_of, _frame_passes(2), ("problem", "alignment", "memory"), _chain
+    ),
+}
+# Quantities that compare a level with the one before it.
+FROM_LEVEL_ONE = ("renewal", "alignment", "pruning_steps")
+# Quantities that only imp has.
+ONLY_IMP = ("barrier_matrix", "pruning_steps")
+
+
+def estimate_seconds(quantity: str, options: MeasureOptions, seconds_per_pass: float) -> float:
+    """Return the predicted time of one result."""
+    return QUANTITIES[quantity].passes(options) * seconds_per_pass

@@ -1,0 +1,128 @@
+"""All results of a run as one Dataset: labels, index, what is missing, which of several."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from landscape import results, store
+from landscape.errors import InputError
+
+
+def write(root: Path, quantity: str = "spectrum", size: int = 3, value: float = 1.0, **labels: object) -> Path:
+    """Write one small result with labels; ``num_examples`` among them becomes a variable."""
+    data: dict[str, object] = {}
+    if quantity == "spectrum":
+        data = {
+            "eigenvalue": ("eigen", value * np.arange(size, 0.0, -1)),
+            "converged": ("eigen", np.ones(size, dtype=bool)),
+            "num_examples": np.array(labels.pop("num_examples", 100)),
+            "loss": np.array(0.5),
+        }
+        labels = {"point": "minimum", "control": "raw", "curvature": "hessian", **labels}
+    elif quantity == "renewal":
+        data = {"fraction_below": ("at", np.array([0.0, value]))}
+    fingerprint = store.fingerprint({"quantity": quantity, "size": size, "value": value, **labels, **_plain(data)})
+    coords = {"eigen": np.arange(1, size + 1)} if quantity == "spectrum" else {"at": ["projected", "minimum"]}
+    scalars = {name: np.array(v) for name, v in {"method": "imp", "level": 0, "replicate": 0, **labels}.items()}
+    dataset = xr.Dataset(data, {**coords, **scalars}, {"fingerprint": fingerprint, "options": "{}", "seconds": 2.0})
+    return store.write(dataset, results.folder(root, quantity) / f"{fingerprint}.nc", quantity)
+
+
+def _plain(data: dict[str, object]) -> dict[str, object]:
+    return {"num_examples": int(np.asarray(data["num_examples"]))} if "num_examples" in data else {}
+
+
+def test_labels_become_dims_and_what_is_missing_is_nan(tmp_path: Path) -> None:
+    write(tmp_path, level=0)
+    write(tmp_path, level=1, value=2.0)
+    write(tmp_path, level=1, value=3.0, point="projected", size=2)
+    study = results.open_study(tmp_path)
+    assert set(study["eigenvalue"].dims) == {"method", "level", "replicate", "point", "control", "curvature", "eigen"}
+    one = study["eigenvalue"].sel({"method": "imp", "replicate": 0, "control": "raw", "curvature": "hessian"})
+    np.testing.assert_array_equal(one.sel(level=1, point="minimum"), [6, 4, 2])
+    np.testing.assert_array_equal(one.sel(level=1, point="projected"), [6, 3, np.nan])
+    assert np.isnan(one.sel(level=0, point="projected")).all()
+    measured = study["measured_spectrum"].squeeze()
+    assert measured.dtype == bool
+    assert measured.sel(level=0).to_series().to_dict() == {"minimum": True, "projected": False}
+    assert float(study["converged"].sel(point="projected", level=1).sum()) == 2
+
+
+def test_quantities_are_joined_and_keep_their_own_dims(tmp_path: Path) -> None:
+    write(tmp_path)
+    write(tmp_path, "renewal", level=1, value=0.25)
+    study = results.open_study(tmp_path)
+    assert set(study["fraction_below"].dims) == {"method", "level", "replicate", "at"}
+    assert float(study["fraction_below"].sel(level=1, at="minimum").squeeze()) == 0.25
+    assert results.quantities(tmp_path) == ["spectrum", "renewal"]
+    alone = results.open_study(tmp_path, "renewal")
+    assert set(alone.data_vars) == {"fraction_below", "renewal_seconds", "measured_renewal"}
+    assert float(alone["renewal_seconds"].squeeze()) == 2.0
+
+
+def test_of_several_results_the_one_on_most_examples_is_taken_unless_chosen(tmp_path: Path) -> None:
+    write(tmp_path, value=1.0, num_examples=50)
+    write(tmp_path, value=2.0, num_examples=400)
+    write(tmp_path, value=3.0, num_examples=200)
+    largest = results.open_study(tmp_path)["eigenvalue"].squeeze()
+    np.testing.assert_array_equal(largest, [6, 4, 2])
+    chosen = results.open_study(tmp_path, num_examples=50)["eigenvalue"].squeeze()
+    np.testing.assert_array_equal(chosen, [3, 2, 1])
+    with pytest.raises(InputError, match="no result of spectrum"):
+        results.open_study(tmp_path, num_examples=51)
+    with pytest.raises(InputError, match="no scalar 'magic'"):
+        results.open_study(tmp_path, magic=1)
+
+
+def test_index_follows_files_that_come_go_and_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = write(tmp_path, level=0)
+    write(tmp_path, level=1)
+    assert results.index(tmp_path, "spectrum").sizes["result"] == 2
+    read: list[str] = []
+    original = store.open_result
+    monkeypatch.setattr(store, "open_result", lambda path: (read.append(Path(path).name), original(path))[1])
+    assert results.index(tmp_path, "spectrum").sizes["result"] == 2
+    assert read == []
+    third = write(tmp_path, level=2)
+    assert results.index(tmp_path, "spectrum").sizes["result"] == 3
+    assert third.name in read
+    assert first.name not in read
+    first.unlink()
+    assert sorted(results.index(tmp_path, "spectrum")["level"].values.tolist()) == [1, 2]
+    (results.folder(tmp_path, "spectrum") / results.INDEX).write_bytes(b"damaged")
+    assert results.index(tmp_path, "spectrum").sizes["result"] == 2
+
+
+def test_large_arrays_stay_in_their_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "LARGEST", 2)
+    write(tmp_path, size=3)
+    study = results.open_study(tmp_path)
+    assert "eigenvalue" not in study
+    assert float(study["loss"].squeeze()) == 0.5
+
+
+def test_empty_runs_and_damaged_results_are_reported(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no results"):
+        results.open_study(tmp_path)
+    file = write(tmp_path)
+    file.write_bytes(file.read_bytes()[:200])
+    with pytest.raises(InputError, match="truncated"):
+        results.open_study(tmp_path)
+
+
+@pytest.mark.bench
+def test_opening_a_study_of_a_thousand_results(tmp_path: Path) -> None:
+    for level in range(20):
+        for replicate in range(50):
+            write(tmp_path, level=level, replicate=replicate, size=100)
+    started = time.perf_counter()
+    results.open_study(tmp_path)
+    built = time.perf_counter() - started
+    started = time.perf_counter()
+    study = results.open_study(tmp_path)
+    opened = time.perf_counter() - started
+    print(f"1,000 results: index built in {built:.1f} s, opened in {opened:.2f} s")
+    assert study.sizes["replicate"] == 50
