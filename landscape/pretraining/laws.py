@@ -29,6 +29,7 @@ from landscape.seeds import numpy_generator
 
 Floats = NDArray[np.float64]
 
+UNBOUNDED = 1e3  # a slope, in units of the spread of the thresholds, beyond which an interval has no end
 LEAST_SCATTER = 1e-3  # of log t: below it the likelihood of intervals no longer changes
 
 
@@ -241,6 +242,8 @@ def _slope(x: Floats, lower: Floats, upper: Floats, replicate: NDArray[np.int64]
     """Return the slope of y = a + b x + scatter from lower < y <= upper, with its intervals."""
     if len(np.unique(x)) < 2 or not np.isfinite(upper).any() or not np.isfinite(lower).any():
         raise InputError("a slope wants thresholds at two places at least, bounded from both sides somewhere")
+    says = np.isfinite(lower) | np.isfinite(upper)
+    x, lower, upper, replicate = x[says], lower[says], upper[says], replicate[says]
     finite = np.concatenate([lower[np.isfinite(lower)], upper[np.isfinite(upper)]])
     unit = max(float(np.ptp(finite)), 1e-12)
     centre = float(x.mean())
@@ -314,9 +317,10 @@ class _Line:
         """Return where the profile likelihood falls to ``level`` on one side of the best slope."""
         step = 0.05 * side / max(float(np.ptp(self.x)), 1e-12)
         inner, outer = best, best + step
-        while self.maximum(outer)[1] > level and abs(step) < 1e6:
+        while self.maximum(outer)[1] > level:
+            if abs(step) > UNBOUNDED:
+                return side * np.inf
             step *= 2
             inner, outer = outer, outer + step
-        return float(
-            scipy.optimize.brentq(lambda b: self.maximum(b)[1] - level, inner, outer, xtol=1e-4 * abs(outer - best))
-        )
+        width = abs(outer - best)
+        return float(scipy.optimize.brentq(lambda b: self.maximum(b)[1] - level, inner, outer, xtol=1e-4 * width))
