@@ -280,6 +280,8 @@ DIMENSION: dict[str, Variable] = {
     "num_fast": number("1", "number n - N of fast modes", *_ANSWER),
     "gap_index": number("1", "label from the top of the gap behind dimension_upper", *_ANSWER),
     "gap_width": number(CURVATURE, "gap behind dimension_upper, less the errors of its ends", *_ANSWER),
+    "gap_ratio_lo": number("1", "best known gap over what the rule asks, errors against it", *_ANSWER),
+    "gap_ratio_hi": number("1", "best known gap over what the rule asks, errors in its favour", *_ANSWER),
     "unknown_low": number(CURVATURE, "lower end of the interval in which a better gap could hide", *_ANSWER),
     "unknown_high": number(CURVATURE, "upper end of the interval in which a better gap could hide", *_ANSWER),
     "radius_upper": number("parameter", "upper bound on the radius up to which the rule has an answer", "rule"),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from landscape.dimension.horizon import SpectralMeasure, effective_number, finite_horizon, training_dimension
 from landscape.dimension.plateau import slq_plateau
 from landscape.dimension.rates import Dynamics, KnownSpectrum, effective_rate, multiplier, rates
-from landscape.dimension.rules import admissible, gap_dimension, heuristic_dimension, widest_hole
+from landscape.dimension.rules import admissible, gap_dimension, gap_ratio, heuristic_dimension, widest_hole
 from landscape.errors import InputError
 
 FLOW = Dynamics()
@@ -50,6 +50,16 @@ def test_attraction_rejects_a_gap_among_negative_eigenvalues() -> None:
     spectrum = np.array([-9.0, -1.0, -0.9, 4.0])
     assert gap_dimension(flow_rates(spectrum), 0.5).dimension == 3  # not 1: its fast side would not be attracted
     assert gap_dimension(flow_rates(np.array([-9.0, 0.3])), 0.5).status == "none"
+
+
+def test_the_ratio_says_how_far_a_rule_is_from_its_answer() -> None:
+    assert gap_ratio(flow_rates(SPECTRUM), 0.7) == (6.9 / 1.4, 6.9 / 1.4)
+    assert gap_ratio(flow_rates(np.array([-9.0, 0.3])), 0.5) == (0.6, 0.6)  # the attraction is what lacks
+    error = np.array([0.0, 0, 0, 0, 0, 0.1, 0.2])
+    assert gap_ratio(flow_rates(SPECTRUM, error=error), 1.0, "gap_4l") == pytest.approx((6.6 / 4, 7.2 / 4))
+    assert gap_ratio(top_rates(SPECTRUM, 3, 1), 1.0) == pytest.approx((3.45, 3.45))
+    assert gap_ratio(flow_rates(SPECTRUM), 0.0) == (np.inf, np.inf)
+    assert gap_ratio(flow_rates(SPECTRUM - 20), 1.0) == (0.0, 0.0)
 
 
 def test_stiff_retention_keeps_the_other_side_of_the_last_gap() -> None:

@@ -32,6 +32,7 @@ RANKS = {
     "density": 2,
     "gaps": 2,
     "journal": 2,
+    "manifold_claims": 2,
     "losses": 2,
     "masks": 2,
     "models": 2,
@@ -55,7 +56,7 @@ RANKS = {
     "connectivity": 8,
     "dimension": 8,
     "spectrum": 8,
-    "volume": 8,
+    "volume": 9,
     "pruning": 9,
     "renewal": 10,
     "study": 11,
@@ -64,7 +65,7 @@ RANKS = {
 # The half that works on stored results: it must import where there is no torch.
 ARRAYS = {
     *("errors", "schemas", "seeds", "cli", "store", "tasks", "decisions"),
-    *("density", "gaps", "pretraining", "preconditions", "figures", "accessor"),
+    *("density", "gaps", "manifold_claims", "pretraining", "preconditions", "figures", "accessor"),
 }
 
 

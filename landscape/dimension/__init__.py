@@ -62,8 +62,8 @@ def measure_dimension(
     Returns
     -------
     Dataset with ``status``, ``dimension`` N (slow modes), ``num_fast`` n - N, ``gap_index`` over (``rule``,
-    ``radius``); ``radius_upper`` and ``entry_step`` over ``rule``; ``coverage`` over (``rule``, ``step``); the sampled
-    Lipschitz constants ``lipschitz`` and ``lipschitz_osc`` over ``radius``, cone margins over the number of ``fast``
+    ``shell``); ``radius_upper`` and ``entry_step`` over ``rule``; ``coverage`` over (``rule``, ``step``); the sampled
+    Lipschitz constants ``lipschitz`` and ``lipschitz_osc`` over the radius, cone margins over the number of ``fast``
     directions, and direct tests.
 
     Raises

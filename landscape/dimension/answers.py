@@ -21,6 +21,7 @@ from landscape.dimension.rules import (
     NOT_RESOLVED,
     GapResult,
     gap_dimension,
+    gap_ratio,
     heuristic_dimension,
 )
 
@@ -155,30 +156,42 @@ def first_failure(rule: str, evidence: Evidence) -> float:
 
 
 def tabulate(rules: tuple[str, ...], radii: Array, evidence: Evidence) -> xr.Dataset:
-    """Return the answers over ``rule`` and ``radius``; a number that does not exist is NaN, and ``status`` says why."""
+    """Return the answers over ``rule`` and ``shell``; a number that does not exist is NaN, and ``status`` says why."""
     grid = [[answer(rule, float(radius), evidence) for radius in radii] for rule in rules]
 
     def column(get: Callable[[GapResult], float | int | None]) -> tuple[tuple[str, str], Array]:
         values = [[np.nan if get(found) is None else get(found) for found in row] for row in grid]
-        return ("rule", "radius"), np.array(values, dtype=float)
+        return ("rule", "shell"), np.array(values, dtype=float)
+
+    ratios = [[_ratio(rule, float(radius), evidence) for radius in radii] for rule in rules]
 
     def rest(count: int | None) -> int | None:
         return None if count is None else evidence.size - count
 
     return xr.Dataset(
         {
-            "status": (("rule", "radius"), np.array([[found.status for found in row] for row in grid], dtype=object)),
+            "status": (("rule", "shell"), np.array([[found.status for found in row] for row in grid], dtype=object)),
             "dimension": column(lambda found: found.dimension),
             "dimension_upper": column(lambda found: found.dimension_upper),
             "num_retained": column(lambda found: found.num_retained),
             "num_fast": column(lambda found: rest(found.dimension)),
             "gap_index": column(lambda found: rest(found.dimension_upper)),
             "gap_width": column(lambda found: found.gap),
+            "gap_ratio_lo": (("rule", "shell"), np.array(ratios)[:, :, 0]),
+            "gap_ratio_hi": (("rule", "shell"), np.array(ratios)[:, :, 1]),
             "unknown_low": column(lambda found: None if found.interval is None else found.interval[0]),
             "unknown_high": column(lambda found: None if found.interval is None else found.interval[1]),
         },
-        {"rule": np.array(rules, dtype=object), "radius": np.asarray(radii, dtype=float)},
+        {"rule": np.array(rules, dtype=object), "shell": np.arange(len(radii))},
     )
+
+
+def _ratio(rule: str, radius: float, evidence: Evidence) -> tuple[float, float]:
+    """Return the bounds of :func:`landscape.dimension.rules.gap_ratio`; NaN for other rules and without samples."""
+    lipschitz, oscillation, number = evidence.samples.constants(np.array([radius]))
+    if rule not in LIPSCHITZ_RULES or not number[0]:
+        return np.nan, np.nan
+    return gap_ratio(evidence.known, float(lipschitz[0]), rule, float(oscillation[0]))
 
 
 def covered(radius_upper: dict[str, float], distance: Array, step: NDArray[np.int64]) -> xr.Dataset:

@@ -84,13 +84,8 @@ def measure(
     ]
     result = xr.merge(parts, join="exact", compat="no_conflicts").assign(_facts(problem, evidence))
     result["num_products"] = base.num_products + gathered.num_products + gathered.ray.samples().num_products
-    result.attrs = {
-        "dynamics": dynamics.name,
-        "region": region.kind,
-        "retain": options.retain,
-        "evidence": "sampled, not certified",
-        "seconds": time.monotonic() - started,
-    }
+    result["dynamics"], result["region"], result["retain"] = dynamics.name, region.kind, options.retain
+    result.attrs = {"evidence": "sampled, not certified", "seconds": time.monotonic() - started}
     return result
 
 
@@ -151,10 +146,11 @@ def _samples(samples: LipschitzSamples, evidence: Evidence, region: Region, poin
     bend = kink(samples.radius[rays], samples.norm[rays], float(np.abs(evidence.base.eigenvalue).max()), eps)
     result = xr.Dataset(
         {
-            "lipschitz": ("radius", largest),
-            "lipschitz_osc": ("radius", oscillation),
-            "lipschitz_half": ("radius", half),
-            "num_samples": ("radius", number),
+            "rho": ("shell", region.radii),
+            "lipschitz": ("shell", largest),
+            "lipschitz_osc": ("shell", oscillation),
+            "lipschitz_half": ("shell", half),
+            "num_samples": ("shell", number),
             "sample_radius": ("sample", samples.radius),
             "sample_low": ("sample", samples.low),
             "sample_high": ("sample", samples.high),
@@ -163,7 +159,7 @@ def _samples(samples: LipschitzSamples, evidence: Evidence, region: Region, poin
             "kink_plateau": np.nan if bend.plateau is None else bend.plateau,
             "product_noise": bend.noise,
         },
-        {"radius": region.radii, "sample": np.arange(len(samples.radius))},
+        {"shell": np.arange(len(region.radii)), "sample": np.arange(len(samples.radius))},
     )
     for name, cone in (("cone", evidence.points), ("segment", evidence.segments)):
         if cone is not None:

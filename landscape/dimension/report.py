@@ -36,16 +36,16 @@ def describe_plan(problem: Problem, options: DimensionOptions) -> str:
 
 def describe_result(result: xr.Dataset) -> str:
     """Return the table of the outcome: one row for each rule, at the largest radius."""
-    last = result.isel(radius=-1)
+    last = result.isel(shell=-1)
     size = int(result["num_params"])
     lines = [
         f"{'rule':18s} {'status':>13} {'N slow':>9} {'N fast':>7} {'radius <=':>10} {'entry step':>10}",
         *(_row(last.sel(rule=rule), str(rule)) for rule in result["rule"].values),
     ]
-    radius, number = float(last["radius"]), int(last["num_samples"])
+    radius, number = float(last["rho"]), int(last["num_samples"])
     lines.append(
         f"at radius {radius:.4g}: l >= {float(last['lipschitz']):.4g}, l_osc >= {float(last['lipschitz_osc']):.4g} "
-        f"({result.attrs['region']}, {number} samples: lower bounds, not certified)"
+        f"({result['region'].values!s}, {number} samples: lower bounds, not certified)"
     )
     lines.append(f"largest eigenvalue {float(result['eigenvalue'].max()):.4g}, n = {size:,}")
     slope, plateau = float(result["kink_slope"]), float(result["kink_plateau"])

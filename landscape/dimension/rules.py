@@ -7,7 +7,7 @@ unknown eigenvalues in which an admissible gap might hide; it never guesses from
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -143,6 +143,29 @@ def admissible(known: Rates, threshold: float, attraction: float = 0.0, retain: 
         num_gaps=attracting,
         interval=hole,
     )
+
+
+def gap_ratio(
+    known: Rates, lipschitz: float, rule: str = "gap_2l", oscillation: float | None = None
+) -> tuple[float, float]:
+    """Return how much of what a rule asks the best known gap offers: above 1 it is admissible.
+
+    Returns
+    -------
+    The best ``min(gap_N / (c l), rate_{N+1} / l)`` over the known gaps, with the errors of a gap's ends against it, and
+    with them in its favour. Infinity without a remainder, 0 without an attracting gap.
+    """
+    used = oscillation if rule == "gap_2l_osc" and oscillation is not None else lipschitz
+    need = known.factor * np.array([LIPSCHITZ_RULES[rule] * used, lipschitz])
+
+    def best(intervals: Array) -> float:
+        gaps = _gaps(replace(known, known=intervals))
+        offered = np.maximum(np.stack([gaps.width, gaps.low[1:]]), 0.0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = np.where(offered > 0, offered / need[:, None], 0.0)
+        return float(ratio.min(axis=0).max(initial=0.0))
+
+    return best(known.known), best(known.known[:, ::-1])
 
 
 def _gaps(known: Rates) -> _Gaps:
