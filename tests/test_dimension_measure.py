@@ -210,7 +210,7 @@ def test_the_command_measures_writes_and_knows_what_it_has(
 ) -> None:
     asked = arguments(run, "--trajectory", str(run), "--out", str(tmp_path / "d.nc"))
     assert main(asked) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "d.nc")
+    assert capsys.readouterr().out.splitlines() == [str(tmp_path / "d.nc"), str(tmp_path / "d.png")]
     found = landscape.open_result(tmp_path / "d.nc")
     assert found["step"].values.tolist() == [0, 6, 12, 18, 24]
     assert found.attrs["quantity"] == "dimension"

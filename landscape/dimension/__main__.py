@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import xarray as xr
 
-from landscape import checkpoints, cli, parallel, store
+from landscape import checkpoints, cli, figures, parallel, store
 from landscape.checkpoints import Checkpoint, ProblemOptions
 from landscape.dimension import trajectory
 from landscape.dimension.gather import DEFAULT_MEMORY, Effort
@@ -66,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
         journal.finish()
     else:
         cli.log(f"{out} holds this result already", quiet)
-    return _tell(result, out, quiet)
+    return _tell(result, out, run.figure or out.with_suffix(".png"), quiet)
 
 
 def _completed(options: DimensionOptions, checkpoint: Checkpoint) -> DimensionOptions:
@@ -124,10 +124,12 @@ def _attributes(problem: Problem, checkpoint: Checkpoint, asked: dict[str, Any],
     }
 
 
-def _tell(result: xr.Dataset, out: Path, quiet: bool) -> int:
-    """Print the table and the path, and return the exit code."""
+def _tell(result: xr.Dataset, out: Path, figure: Path, quiet: bool) -> int:
+    """Print the table, draw the figure, print the paths, and return the exit code."""
     cli.show(describe_result(result), quiet)
-    cli.show_paths(out)
+    if parallel.rank() == 0:
+        figures.save(figures.dimension_figure(result), figure)
+    cli.show_paths(out, figure)
     done = bool(result["converged"].all())
     if not done:
         missing = result["eigen"].values[~result["converged"].values].tolist()
