@@ -10,6 +10,7 @@ from landscape import cli
 # Command -> module whose ``main(argv)`` it is.
 COMMANDS = {
     "gfs": "landscape.pruning.gfs_command",
+    "gfs_channels": "landscape.pruning.gfs_channels",
     "gfs_sweep": "landscape.pruning.gfs_sweep",
     "imp": "landscape.pruning.imp",
 }
