@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -11,6 +11,9 @@ from torch.utils import _pytree as pytree
 
 from landscape import curvature
 from landscape.batches import Batch, batch_length
+from landscape.curvature.eager import double_backward
+from landscape.curvature.kinds import Tensors
+from landscape.curvature.layout import cut
 from landscape.errors import InputError
 from landscape.losses import ExampleLoss
 from landscape.networks import second_order_kernels
@@ -42,7 +45,8 @@ def example_curvature(problem: Problem, V: Tensor, kind: str = "hessian") -> tup
     Notes
     -----
     Cost: two nested forward-mode derivatives, about eight forward passes a vector (``hessian``), three (others). Losses
-    that are not known by example are evaluated one example at a time, vectorised where they allow it.
+    that are not known by example are evaluated one example at a time, vectorised where they allow it; so are, by double
+    backward, models with operations that have no forward derivative.
     """
     curvature.check_kind(kind)
     if problem.batchnorm == "batch":
@@ -54,8 +58,7 @@ def example_curvature(problem: Problem, V: Tensor, kind: str = "hessian") -> tup
     terms, counts = [], []
     with torch.no_grad(), second_order_kernels(problem.model):
         for batch in problem.batches:
-            measured = [_terms(problem, kind, batch, direction) for direction in directions]
-            terms.append(torch.stack(measured, 1) if measured else block.new_zeros(batch_length(batch), 0))
+            terms.append(_terms(problem, kind, batch, directions))
             counts.append(_counts(problem, kind, batch))
     if not terms:
         return V.new_zeros(0, *V.shape[1:]), V.new_zeros(0)
@@ -64,11 +67,29 @@ def example_curvature(problem: Problem, V: Tensor, kind: str = "hessian") -> tup
     return total.reshape(-1, *V.shape[1:]), weight
 
 
-def _terms(problem: Problem, kind: str, batch: Batch, direction: dict[str, Tensor]) -> Tensor:
-    """Return the contributions of the examples of a batch, ``(N,)``."""
-    if isinstance(problem.loss_function, ExampleLoss) or kind == "jtj":
-        return curvature.along(problem, kind, batch, direction, by_example=True)
-    return _by_example(lambda rows: curvature.along(problem, kind, rows, direction), batch)
+def _terms(problem: Problem, kind: str, batch: Batch, directions: Sequence[Tensors]) -> Tensor:
+    """Return the contributions of the examples of a batch, ``(N, k)``."""
+    known = isinstance(problem.loss_function, ExampleLoss) or kind == "jtj"
+
+    def along(direction: Tensors) -> Tensor:
+        if known:
+            return curvature.along(problem, kind, batch, direction, by_example=True)
+        return _by_example(lambda rows: curvature.along(problem, kind, rows, direction), batch)
+
+    if not directions:
+        return problem.theta.new_zeros(batch_length(batch), 0)
+    try:
+        return torch.stack([along(direction) for direction in directions], 1)
+    except NotImplementedError:  # an operation without a forward derivative: weight norm, gated linear units
+        return torch.stack([_by_backward(problem, kind, example, directions) for example in cut(batch, 1)])
+
+
+def _by_backward(problem: Problem, kind: str, example: Batch, directions: Sequence[Tensors]) -> Tensor:
+    """Return the contributions of one example by double backward, ``(k,)``."""
+    with torch.enable_grad():
+        products = double_backward(problem, kind, example, directions)
+    pairs = zip(directions, products, strict=True)
+    return torch.stack([sum(((d[n] * p[n]).sum() for n in d), problem.theta.new_zeros(())) for d, p in pairs])
 
 
 def _counts(problem: Problem, kind: str, batch: Batch) -> Tensor:

@@ -6,12 +6,13 @@ import contextlib
 import copy
 import functools
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
+from torch.overrides import TorchFunctionMode
 
 from landscape.errors import InputError
 
@@ -29,24 +30,67 @@ def _load_forward_mode() -> None:
 
 @contextlib.contextmanager
 def second_order_kernels(model: nn.Module) -> Iterator[None]:
-    """Switch off, for this scope, the fused kernels that have no second derivatives.
+    """Switch off, for this scope, the fused kernels that have no second derivatives, or wrong ones.
 
     Flash and memory-efficient attention and the fused encoder layer have no double backward; the recurrent kernels of
     cuDNN and oneDNN have none either, but those libraries are kept for convolutions where there is no recurrence.
     """
-    _load_forward_mode()
     recurrent = any(isinstance(m, nn.RNNBase) for m in model.modules())
-    fastpath = torch.backends.mha.get_fastpath_enabled()
+    fastpath, onednn = torch.backends.mha.get_fastpath_enabled(), torch.backends.mkldnn.enabled
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH))
+            stack.enter_context(_PlainNorms())
             if recurrent:
-                stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+                torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
                 stack.enter_context(torch.backends.cudnn.flags(enabled=False))
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)
+        torch.backends.mkldnn.enabled = onednn
+
+
+class _PlainNorms(TorchFunctionMode):
+    """Computes layer, instance and weight norms from their definitions.
+
+    The derivatives of the fused ones take statistics that were saved for them as constants when they are differentiated
+    once more: nested forward mode of layer and instance norm, and any second derivative of weight norm, come out wrong
+    without a warning (PyTorch 2.13; its open issue 196700 is one of these).
+    """
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = dict(kwargs or {})
+        if function in (torch.layer_norm, nn.functional.layer_norm):
+            x, shape, weight, bias, eps = _fill(args, given, "input normalized_shape weight bias eps")
+            return _affine(_standardised(x, tuple(range(-len(shape), 0)), eps), weight, bias)
+        if function is nn.functional.instance_norm:
+            names = "input running_mean running_var weight bias use_input_stats momentum eps"
+            x, _, _, weight, bias, on_input, _, eps = _fill(args, given, names)
+            if on_input is not False:
+                y = _standardised(x, tuple(range(2, x.ndim)), eps)
+                return _affine(y, *(None if t is None else t.view(-1, *[1] * (x.ndim - 2)) for t in (weight, bias)))
+        if function is torch._weight_norm:
+            v, g, dim = _fill(args, given, "v g dim")
+            dims = [d for d in range(v.ndim) if dim == -1 or d != (dim or 0) % v.ndim]
+            return v * (g / v.square().sum(dims, keepdim=True).sqrt())
+        return function(*args, **given)
+
+
+def _fill(args: Sequence[Any], given: dict[str, Any], names: str) -> list[Any]:
+    """Return a norm's arguments in order; the missing are None, and eps 1e-5."""
+    found = {"eps": 1e-5, **dict(zip(names.split(), args, strict=False)), **given}
+    return [found.get(name) for name in names.split()]
+
+
+def _standardised(x: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
+    centred = x - x.mean(dims, keepdim=True)
+    return centred * (centred.square().mean(dims, keepdim=True) + eps).rsqrt()
+
+
+def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    x = x if weight is None else x * weight
+    return x if bias is None else x + bias
 
 
 def private_copy(model: nn.Module) -> tuple[nn.Module, dict[str, Tensor]]:

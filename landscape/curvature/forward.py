@@ -40,6 +40,8 @@ class Forward:
 
     Attributes
     ----------
+    network
+        Knows how the outputs are arranged.
     before
         (parameters, constants) -> phi and fixed values, all that does not depend on the batch.
     num_phi
@@ -52,6 +54,7 @@ class Forward:
         Whether there are two-dimensional convolutions.
     """
 
+    network: Network
     before: fx.GraphModule
     values: Callable[..., list[Tensor]]
     num_phi: int
@@ -60,7 +63,7 @@ class Forward:
     convolves: bool
 
 
-def trace_forward(problem: Problem, batch: Batch, network: Network) -> Forward:
+def trace_forward(problem: Problem, kind: str, batch: Batch) -> Forward:
     """Trace the forward pass of a batch, fold BatchNorm, and take out what does not depend on the batch.
 
     Raises
@@ -68,7 +71,7 @@ def trace_forward(problem: Problem, batch: Batch, network: Network) -> Forward:
     NotTraceableError
         Where the course depends on values, or an operation cannot be recorded.
     """
-    layout, watch = Layout.of(batch), _StopWatch()
+    network, layout, watch = Network(problem, kind), Layout.of(batch), _StopWatch()
     names, constants = list(problem.parameters), list(problem.constants)
     num_names, num_given = len(names), len(names) + len(constants)
 
@@ -94,12 +97,12 @@ def trace_forward(problem: Problem, batch: Batch, network: Network) -> Forward:
     convolves = any(n.target is torch.ops.aten.convolution.default and passes.value_of(n).ndim == 4 for n in moving)
     if watch.stopped:  # only the code itself knows where gradients stop
         before = extract(module, inputs[:num_given], inputs[:num_given])
-        return Forward(before, values, num_names, tuple(range(num_names)), largest, convolves)
+        return Forward(network, before, values, num_names, tuple(range(num_names)), largest, convolves)
     phi, fixed = _border(module.graph, moving, inputs[:num_names], inputs)
     before = extract(module, inputs[:num_given], [*phi, *fixed])
     after = extract(module, [*phi, *fixed, *rows], output_of(module.graph).args[0])
     used = tuple(inputs.index(node) for node in phi) if all(node in inputs for node in phi) else None
-    return Forward(before, after, len(phi), used, largest, convolves)
+    return Forward(network, before, after, len(phi), used, largest, convolves)
 
 
 def record(function: Callable[..., Any], *inputs: Tensor) -> fx.GraphModule:

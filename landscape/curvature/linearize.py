@@ -20,7 +20,7 @@ from torch.func import grad, jvp, vjp
 from landscape.batches import Batch
 from landscape.curvature.eager import transposed
 from landscape.curvature.forward import Forward, NotTraceableError, record, trace_forward
-from landscape.curvature.kinds import Network, Tensors
+from landscape.curvature.kinds import Tensors
 from landscape.curvature.layout import Layout, tensors_of
 from landscape.curvature.split import Split, split
 from landscape.problem import Problem
@@ -42,8 +42,7 @@ class Linearization:
 
     def __init__(self, problem: Problem, kind: str, batch: Batch, forward: Forward | None = None) -> None:
         self.problem, self.kind = problem, kind
-        self._network = Network(problem, kind)
-        self.forward = forward or trace_forward(problem, batch, self._network)
+        self.forward = forward or trace_forward(problem, kind, batch)
         # On a CPU single-precision convolutions are faster on channels-last tensors, if all of them are.
         convolves = self.forward.convolves and problem.device.type == "cpu" and problem.dtype == torch.float32
         self.memory_format = torch.channels_last if convolves else torch.contiguous_format
@@ -60,7 +59,7 @@ class Linearization:
 
     def _trace_product(self, batch: Batch) -> Split:
         num_phi, num_fixed = len(self.phi), len(self._fixed)
-        layout, values, network = Layout.of(batch), self.forward.values, self._network
+        layout, values, network = Layout.of(batch), self.forward.values, self.forward.network
 
         def product(*flat: Tensor) -> tuple[Tensor, ...]:
             phi, fixed, direction = flat[:num_phi], flat[num_phi : num_phi + num_fixed], flat[-num_phi:]
@@ -74,9 +73,12 @@ class Linearization:
 
             z, pushed, others = jvp(outputs, phi, direction, has_aux=True)  # type: ignore[misc]
             if self.kind == "ggn":
-                slope = grad(lambda leaves: network.loss(leaves, others, layout.batch(rows)))
-                pushed = jvp(slope, (z,), (pushed,))[1]
-            return vjp(outputs, *phi, has_aux=True)[1](pushed)  # type: ignore[misc]
+
+                def head(y: list[Tensor]) -> Tensor:
+                    return network.loss(y, others, layout.batch(rows))
+
+                pushed = jvp(grad(head), (z,), (pushed,))[1]
+            return vjp(outputs, *phi, has_aux=True)[1](pushed)
 
         return split(record(product, *self.phi, *self._fixed, *tensors_of(batch), *self.phi), num_phi)
 

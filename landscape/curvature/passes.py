@@ -43,7 +43,7 @@ def is_view(node: fx.Node) -> bool:
     if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
         return False
     returns = node.target._schema.returns
-    return len(returns) == 1 and returns[0].alias_info is not None and not node.target._schema.is_mutable
+    return len(returns) == 1 and returns[0].alias_info is not None and not mutates(node)
 
 
 def is_fresh(node: fx.Node) -> bool:
@@ -53,8 +53,12 @@ def is_fresh(node: fx.Node) -> bool:
         return isinstance(source, fx.Node) and is_fresh(source)
     if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
         return False
-    schema = node.target._schema
-    return not schema.is_mutable and all(r.alias_info is None for r in schema.returns)
+    return not mutates(node) and all(r.alias_info is None for r in node.target._schema.returns)
+
+
+def mutates(node: fx.Node) -> bool:
+    """Tell whether a node changes one of its arguments."""
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
 
 
 def is_random(graph: fx.Graph) -> bool:
@@ -140,9 +144,7 @@ def _once(graph: fx.Graph) -> None:
     """Compute what occurs twice only once."""
     known: dict[tuple[Any, str, str], fx.Node] = {}
     for node in list(graph.nodes):
-        if node.op != "call_function":
-            continue
-        if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable:
+        if node.op != "call_function" or mutates(node):
             continue
         key = (node.target, repr(node.args), repr(node.kwargs))
         if key in known:
@@ -164,7 +166,7 @@ def _narrow(graph: fx.Graph) -> None:
         used = {user.args[1] for user in node.users}
         place = [argument.name for argument in node.target._schema.arguments].index("output_mask")
         if place < len(node.args):
-            wanted = [bool(on) and i in used for i, on in enumerate(node.args[place])]  # type: ignore[arg-type]
+            wanted = [bool(on) and i in used for i, on in enumerate(node.args[place])]
             node.update_arg(place, wanted)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,16 +24,25 @@ def trace(function: Callable[..., Any], *inputs: Tensor) -> fx.GraphModule:
     Exception
         Of many kinds, where the function's course depends on values of its inputs.
     """
-    make = make_fx(functionalize(function, remove="mutations"), tracing_mode="fake", _allow_non_fake_inputs=True)
     # A tensor that is given twice would become one input, and large ones need not be filled: only their kind counts.
     kinds = [torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device) for t in inputs]
-    module = make(*kinds)
+    module = _traced(function, kinds)
+    if any(passes.mutates(node) for node in module.graph.nodes):  # operations made of others hide their mutations
+        module = _traced(module, kinds)
+    mutating = [str(node.target) for node in module.graph.nodes if passes.mutates(node)]
+    if mutating:
+        raise RuntimeError(f"{mutating[0]} changes a tensor in place")
     for node in module.graph.nodes:
         if node.op == "get_attr" and "val" not in node.meta:
             node.meta["val"] = getattr(module, node.target)
     module.graph.eliminate_dead_code()
     module.recompile()
     return module
+
+
+def _traced(function: Callable[..., Any], kinds: Sequence[Tensor]) -> fx.GraphModule:
+    functional = functionalize(function, remove="mutations")
+    return make_fx(functional, tracing_mode="fake", _allow_non_fake_inputs=True)(*kinds)
 
 
 def placeholders(graph: fx.Graph) -> list[fx.Node]:
@@ -137,7 +147,7 @@ def split(module: fx.GraphModule, num_tangents: int) -> Split:
 
 def base_of(node: fx.Node) -> fx.Node:
     """Return the node in whose memory the value of a node lies."""
-    while passes.is_view(node):
+    while passes.is_view(node) or (node.target is operator.getitem and not passes.is_fresh(node)):
         node = node.all_input_nodes[0]
     return node
 
