@@ -75,8 +75,14 @@ def expand(run: Run, selection: Selection) -> list[Request]:
             requests += _at_points(quantity, possible, points, controls)
         else:
             requests += [Request(quantity, cell) for cell in possible]
-    position = {request: number for number, request in enumerate(requests)}
-    return sorted(requests, key=lambda request: (_priority(request), position[request]))
+    order = {name: number for number, name in enumerate([*quantities, *points, *controls, *METHODS])}
+
+    def rank(request: Request) -> tuple[int, ...]:
+        labels = (request.quantity, request.cell.method, request.point, request.control)
+        quantity, method, point, control = (order.get(label or "", len(order)) for label in labels)
+        return _priority(request), quantity, request.cell.level, method, request.cell.replicate, point, control
+
+    return sorted(requests, key=rank)
 
 
 def _wanted(cell: Cell, selection: Selection) -> bool:

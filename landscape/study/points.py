@@ -18,8 +18,12 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from landscape import checkpoints, controls, masks
 from landscape.checkpoints import Checkpoint, ProblemOptions
@@ -123,9 +127,20 @@ def point_of(run: Run, cell: Cell, point: str, options: ProblemOptions) -> Point
     if mask is None:
         raise InputError(f"{files[1]} holds no mask")
     if point == "restricted":
-        return Point(problem_of(first, replace(options, subspace=files[1])), sha256, {})
+        return Point(restricted(problem_of(first, options), mask), sha256, {})
     placed = replace(first, state_dict=masks.apply(first.state_dict, mask), mask=mask)
     return Point(problem_of(placed, options), sha256, {})
+
+
+def restricted(problem: Problem, mask: Mapping[str, Tensor]) -> Problem:
+    """Return the same point with the coordinates that a mask keeps; parameters that it does not name stay active."""
+    shapes = {name: p.shape for name, p in problem.parameters.items()}
+    inner = {name: m.bool() for name, m in mask.items() if name in shapes}
+    own = problem.unflatten(torch.ones_like(problem.theta))
+    both = {name: inner[name] & (own[name] != 0).to(inner[name].device) for name in inner}
+    both |= {name: active != 0 for name, active in own.items() if name not in both}
+    index = masks.active_index(both, shapes)
+    return replace(problem, index=None if index is None else index.to(problem.device))
 
 
 def partner(cell: Cell, point: str) -> tuple[Cell, str] | None:
