@@ -131,7 +131,8 @@ def test_adversarial_ascent_beats_isotropic_samples() -> None:
     problem = network()
     options = SampleOptions(depth=20, ascent_steps=6)
     random = sample(problem, [("isotropic", 0.5 * direction(seed)) for seed in range(5)], options)
-    found = ascend(problem, 0.5 * direction(0), options)
+    found, end = ascend(problem, 0.5 * direction(0), options)
+    assert_close(extremes(difference(problem, end), options.depth).norm, found.norm.max(), rtol=1e-9)
     assert found.norm.max() > 1.5 * random.norm.max()
     assert_close(found.radius, np.full(len(found.radius), 0.5), rtol=1e-12)
     assert found.norm[0] == pytest.approx(random.norm[0])
@@ -150,7 +151,7 @@ def test_third_derivatives_equal_differences_of_products() -> None:
 def test_the_tensor_norm_is_the_slope_of_l_at_zero() -> None:
     problem = network()
     found = tensor_norm(problem, restarts=3, steps=200)
-    samples = ascend(problem, 1e-3 * found.vector, SampleOptions(depth=SIZE, ascent_steps=3))
+    samples, _ = ascend(problem, 1e-3 * found.vector, SampleOptions(depth=SIZE, ascent_steps=3))
     assert samples.norm.max() / 1e-3 == pytest.approx(found.value, rel=1e-2)
     assert found.converged
 

@@ -79,7 +79,7 @@ def test_no_gap_means_no_preferred_dimension() -> None:
 def test_the_lipschitz_constant_of_the_cubic_is_found_by_ascent() -> None:
     problem = testbed.problem(CUBIC)
     start = 0.7 * torch.tensor([0.6, 0.8], dtype=torch.float64)
-    found = ascend(problem, start, SampleOptions(depth=2, ascent_steps=40))
+    found, _ = ascend(problem, start, SampleOptions(depth=2, ascent_steps=40))
     assert_close(found.norm.max(), CUBIC.lipschitz(0.7), rtol=1e-6)
     assert_close(tensor_norm(problem, restarts=2).value, CUBIC.lipschitz(1.0), rtol=1e-8)
 
@@ -88,7 +88,7 @@ def test_the_certified_radii_of_the_cubic() -> None:
     problem = testbed.problem(CUBIC)
     radii = np.array([0.5, 1.0, 1.5, 2.0])
     u = torch.tensor([0.8, 0.6], dtype=torch.float64)
-    found = merge([ascend(problem, r * u, SampleOptions(depth=2, ascent_steps=40)) for r in radii])
+    found = merge([ascend(problem, r * u, SampleOptions(depth=2, ascent_steps=40))[0] for r in radii])
     constants, _, _ = found.constants(radii)
     spectrum = rates(known(np.array([0.3, 5.0])), Dynamics())
     for constant, rule in ((2.0, "gap_2l"), (4.0, "gap_4l")):
