@@ -87,6 +87,8 @@ class Probes:
         The ladder of depths, increasing.
     num_products
         Products spent.
+    resolution
+        Relative rounding of the products: eigenvalues below it times the largest cannot be told from zero.
     """
 
     size: int
@@ -94,6 +96,7 @@ class Probes:
     runs: list[tuple[np.ndarray, np.ndarray]]
     depths: tuple[int, ...]
     num_products: int
+    resolution: float = np.finfo(np.float64).eps
     _nodes: dict[int, list[tuple[np.ndarray, np.ndarray]]] = field(default_factory=dict, repr=False)
 
     def quadrature(self, depth: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -207,13 +210,14 @@ def sample(operator: LinearOperator, budget: ProbeBudget, known: tuple[np.ndarra
     depth = min(budget.depth, operator.size - len(values))
     before = operator.num_products
     if depth < 1:
-        return Probes(operator.size, values, [], (1,), 0)
+        return Probes(operator.size, values, [], (1,), 0, torch.finfo(operator.dtype).eps)
     starts = _Starts(operator, vectors, budget.seed)
     runs = [_run(target, starts.draw(), depth) for _ in range(budget.num_probes)]
     probes = Probes(operator.size, values, runs, ladder(depth), 0)
     for level, number in _plan(probes, budget.shallow_products):
         runs += [_run(target, starts.draw(), probes.depths[level]) for _ in range(number)]
-    return Probes(operator.size, values, runs, probes.depths, operator.num_products - before)
+    spent = operator.num_products - before
+    return Probes(operator.size, values, runs, probes.depths, spent, torch.finfo(operator.dtype).eps)
 
 
 def _plan(probes: Probes, products: int) -> list[tuple[int, int]]:

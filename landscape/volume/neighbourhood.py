@@ -23,6 +23,7 @@ from torch.nn import functional
 
 from landscape import parallel
 from landscape.batches import Batch, target_of, tensors_of
+from landscape.controls import output_spread
 from landscape.errors import InputError
 from landscape.losses import BinaryCrossEntropy, CrossEntropy, ExampleLoss, MeanSquaredError
 from landscape.networks import second_order_kernels
@@ -81,14 +82,9 @@ class Neighbourhood:
         return self.cutoff - self._anchor_loss if self.kind == "loss_absolute" else self.cutoff
 
     @property
-    def curvature(self) -> str:
-        """The name of the operator of the quadratic model: ``ggn``, ``jtj`` or ``hessian``."""
-        return {"kl": "ggn", "function": "jtj"}.get(self.kind, "hessian")
-
-    @property
     def curvature_scale(self) -> float:
-        """The factor by which that operator must be multiplied (1 / mean |f - mean_c f|^2 for ``function``)."""
-        return 1.0 / self._output_variance if self.kind == "function" else 1.0
+        """The factor between curvature and quadratic model: 1 / mean |f - mean_c f|^2 for ``function``, else 1."""
+        return 1.0 / self._output_spread if self.kind == "function" else 1.0
 
     @cached_property
     def _anchor_loss(self) -> float:
@@ -99,20 +95,11 @@ class Neighbourhood:
         return [self.problem.outputs(self.problem.parameters, batch).double() for batch in self.problem.batches]
 
     @cached_property
-    @torch.no_grad()
-    def _output_variance(self) -> float:
-        """Mean over examples of |f - mean_c f|^2; a single output is centred over the examples instead."""
-        sums = torch.zeros(3, dtype=torch.float64, device=self.problem.device)
-        single = self._anchor_outputs[0][0].numel() == 1
-        for outputs in self._anchor_outputs:
-            rows = outputs.reshape(len(outputs), -1)
-            centred = rows if single else rows - rows.mean(1, keepdim=True)
-            sums += torch.stack([centred.square().sum(), centred.sum(), sums.new_tensor(float(len(rows)))])
-        square, total, number = parallel.sum_ranks(sums).tolist()
-        variance = square / number - (total / number) ** 2 * single
-        if not variance > 0:
+    def _output_spread(self) -> float:
+        spread = output_spread(self.problem)
+        if not spread > 0:
             raise InputError("the network's outputs are constant, so the normalised output distance is undefined")
-        return variance
+        return spread
 
     @torch.no_grad()
     def excess(self, displacements: Tensor) -> Tensor:
@@ -149,7 +136,7 @@ class Neighbourhood:
                 sums += self._batch_sum(parameters, batch, number)
         sums = parallel.sum_ranks(sums)
         if self.kind == "function":
-            return 0.5 * sums / problem.num_examples / self._output_variance
+            return 0.5 * sums / problem.num_examples / self._output_spread
         if self.kind == "kl":
             return sums / problem.count
         decay = 0.5 * problem.weight_decay * theta.double().square().sum(0)

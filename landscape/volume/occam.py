@@ -45,16 +45,16 @@ def ellipsoid(probes: Probes, cutoff: float, rank_bound: int | None = None) -> T
     Raises
     ------
     InputError
-        If A is not positive definite: its rank is bounded below n, or a Ritz value is not positive. The volume is then
-        infinite.
+        If A is not positive definite up to rounding: its rank is bounded below n, or a Ritz value is not positive. The
+        volume is then infinite.
     """
-    smallest = smallest_value(probes)
+    smallest, largest = extremes(probes)
     if rank_bound is not None and rank_bound < probes.size:
         raise InputError(
             f"the ellipsoid has infinite volume: the curvature has rank at most {rank_bound} of {probes.size}; "
             "use the Occam factor"
         )
-    if smallest <= 0:
+    if smallest <= probes.resolution * largest:
         raise InputError(f"the ellipsoid has infinite volume: an eigenvalue is {smallest:.3g}; use the Occam factor")
     log_det = half(probes.trace(np.log))
     offset = log_ball(probes.size) + 0.5 * probes.size * np.log(2 * cutoff)
@@ -82,12 +82,13 @@ def negative_part(probes: Probes) -> tuple[Trace, Trace]:
     return number, probes.trace(lambda value: np.maximum(-value, 0.0))
 
 
-def smallest_value(probes: Probes) -> float:
-    """Return the smallest eigenvalue or Ritz value seen; the smallest eigenvalue is not larger."""
+def extremes(probes: Probes) -> tuple[float, float]:
+    """Return the smallest and largest eigenvalue or Ritz value seen; the true extremes lie outside of them."""
     values = [probes.known] if len(probes.known) else []
     if probes.runs:
         values.append(probes.measure()[0])
-    return float(np.concatenate(values).min())
+    seen = np.concatenate(values)
+    return float(seen.min()), float(seen.max())
 
 
 def half(trace: Trace) -> Trace:

@@ -74,6 +74,25 @@ def predicted_fraction(probes: Probes, weights: np.ndarray, cutoff: float, order
 
 
 @dataclass(frozen=True)
+class Relaxation:
+    """How the kept coordinates are moved to their optimum.
+
+    Attributes
+    ----------
+    damping
+        Added to the curvature of the kept coordinates, in nats / parameter^2; it must make it positive definite.
+    steps
+        Most steps of conjugate gradients, 50 to 200 for an optimum.
+    tolerance
+        Relative residual at which they end.
+    """
+
+    damping: float
+    steps: int = 200
+    tolerance: float = 1e-6
+
+
+@dataclass(frozen=True)
 class AxialIncrease:
     """Loss increase, in nats, on the local quadratic model when some coordinates go to zero.
 
@@ -96,7 +115,7 @@ class AxialIncrease:
 
 
 def axial_increase(
-    operator: LinearOperator, gradient: Tensor, theta: Tensor, pruned: Tensor, damping: float, tolerance: float = 1e-6
+    operator: LinearOperator, gradient: Tensor, theta: Tensor, pruned: Tensor, relaxation: Relaxation
 ) -> AxialIncrease:
     """Return the loss increase of pruning the coordinates where ``pruned (n,)`` is true.
 
@@ -104,13 +123,11 @@ def axial_increase(
     ----------
     operator, gradient, theta
         Curvature, gradient ``(n,)`` and point ``(n,)`` of the mean loss.
-    damping
-        Added to the curvature of the kept coordinates; it must make it positive definite.
 
     Notes
     -----
     A mask meets the sublevel set of the quadratic model if and only if ``relaxed <= eps``.
-    Cost: 2 products, and one for each step of conjugate gradients (50 to 200).
+    Cost: 3 products, and one for each step of conjugate gradients.
     """
     before = operator.num_products
     step = torch.where(pruned, -theta, torch.zeros_like(theta))
@@ -122,9 +139,9 @@ def axial_increase(
     pull = -(gradient + bent).index_select(0, kept).double().cpu().numpy()
     inner = restrict(operator, kept).to_scipy()
     shifted = scipy.sparse.linalg.LinearOperator(
-        inner.shape, matvec=lambda v: inner.matvec(v).astype(np.float64) + damping * v, dtype=np.float64
+        inner.shape, matvec=lambda v: inner.matvec(v).astype(np.float64) + relaxation.damping * v, dtype=np.float64
     )
-    free, _ = scipy.sparse.linalg.cg(shifted, pull, rtol=tolerance, maxiter=2000)
+    free, _ = scipy.sparse.linalg.cg(shifted, pull, rtol=relaxation.tolerance, maxiter=relaxation.steps)
     size = float(np.linalg.norm(pull))
     residual = float(np.linalg.norm(shifted.matvec(free) - pull)) / size if size else 0.0
     # The model's value at any point is an upper bound of its minimum, so an unconverged step errs on the safe side.
