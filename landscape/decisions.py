@@ -17,11 +17,13 @@ Holm 1979, A simple sequentially rejective multiple test procedure, Scandinavian
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any, Literal
 
 import numpy as np
+import xarray as xr
 from scipy.stats import norm
 
 HOLDS, FAILS, NOT_RESOLVED = "holds", "fails", "not resolved"
@@ -54,6 +56,33 @@ class Verdict:
     margin: float
     verdict: str
     reason: str = ""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A claim with its verdict, as one row of the table of a theory.
+
+    Parameters
+    ----------
+    claim
+        Its short name.
+    statement
+        The claim in words.
+    source
+        Who made it: authors and year.
+    statistic
+        The measured number that the verdict is about.
+    labels
+        Where it was judged, any of ``method``, ``level``, ``replicate``, ``point``, ``control``; without ``level`` it
+        is about every level.
+    """
+
+    claim: str
+    statement: str
+    source: str
+    statistic: float
+    verdict: Verdict
+    labels: Mapping[str, str | int] = field(default_factory=dict)
 
 
 def pooled_se(differences: np.ndarray) -> float:
@@ -212,3 +241,59 @@ def decide_exactly_where(outcomes: Sequence[Verdict], conditions: Sequence[Verdi
     if verdict.verdict == HOLDS and len({condition for _, condition in pairs}) == 1:
         return unresolved(verdict, "no contrast: the condition does not vary over the levels")
     return verdict
+
+
+DIMS = ("method", "replicate", "point", "control")
+NOT_APPLICABLE = "does not apply"
+
+
+def table(findings: Sequence[Finding]) -> xr.Dataset:
+    """Return findings as a Dataset.
+
+    Returns
+    -------
+    Over ``claim`` and those of ``method``, ``replicate``, ``point``, ``control`` that any finding has: ``statistic``,
+    ``effect``, ``noise``, ``margin``, ``verdict``, ``reason``; those of single levels as ``level_*`` with the dim
+    ``level``; over ``claim``: ``statement``, ``source``. Combinations that no finding has are ``not resolved`` with the
+    reason ``does not apply``.
+    """
+    dims = [d for d in DIMS if any(d in f.labels for f in findings)]
+    claims = {f.claim: f for f in findings}
+    coords: dict[str, list[Any]] = {"claim": list(claims)}
+    coords |= {d: list(dict.fromkeys(f.labels.get(d, _empty(d)) for f in findings)) for d in dims}
+    dataset = xr.Dataset(coords=coords)
+    for name in ("statement", "source"):
+        dataset[name] = ("claim", np.array([getattr(f, name) for f in claims.values()]))
+    whole = [f for f in findings if "level" not in f.labels]
+    dataset = dataset.assign(_arrays(whole, coords, ""))
+    single = [f for f in findings if "level" in f.labels]
+    if single:
+        levels = sorted({int(f.labels["level"]) for f in single})
+        dataset = dataset.assign_coords(level=levels)
+        dataset = dataset.assign(_arrays(single, {**coords, "level": levels}, "level_"))
+    return dataset
+
+
+def _empty(label: str) -> str | int:
+    return -1 if label in ("replicate", "level") else ""
+
+
+def _arrays(findings: Sequence[Finding], coords: dict[str, list[Any]], prefix: str) -> dict[str, Any]:
+    """Place findings into arrays over the coordinates."""
+    labels = [d for d in coords if d != "claim"]
+    placed = {(f.claim, *(f.labels.get(d, _empty(d)) for d in labels)): f for f in findings}
+    if len(placed) < len(findings):
+        raise ValueError("two findings have the same claim and labels")
+    shape = tuple(len(values) for values in coords.values())
+    nan = float("nan")
+    nothing = Finding("", "", "", nan, Verdict(nan, nan, nan, NOT_RESOLVED, NOT_APPLICABLE))
+    cells = [placed.get(key, nothing) for key in product(*coords.values())]
+
+    def array(values: list[Any]) -> tuple[tuple[str, ...], np.ndarray]:
+        return tuple(coords), np.array(values).reshape(shape)
+
+    arrays = {f"{prefix}statistic": array([float(f.statistic) for f in cells])}
+    arrays |= {
+        f"{prefix}{n}": array([float(getattr(f.verdict, n)) for f in cells]) for n in ("effect", "noise", "margin")
+    }
+    return arrays | {f"{prefix}{n}": array([str(getattr(f.verdict, n)) for f in cells]) for n in ("verdict", "reason")}

@@ -18,9 +18,8 @@ import xarray as xr
 
 from landscape import schemas, store
 from landscape.errors import InputError
+from landscape.schemas import LABELS
 
-# The labels of a result, which become the dims of a study; the empty text stands for a label that a quantity lacks.
-LABELS = ("method", "level", "replicate", "point", "control", "curvature")
 LARGEST = 20_000
 # Quantities whose variables keep their names in a study; of two that share a name the later one is prefixed.
 PLAIN = ("spectrum", "volume", "dimension", "connectivity", "curves", "barrier_matrix", "renewal")

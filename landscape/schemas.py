@@ -5,6 +5,7 @@ coordinates in ``COORDINATES``; a quantity that was not measured is absent, not 
 loss, in nat / parameter^2. Uncertainty is a variable of its own: ``<name>_se``, ``<name>_lo``, ``<name>_hi``.
 """
 
+from collections.abc import Hashable
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ class Variable(NamedTuple):
     Parameters
     ----------
     dims
-        Names of its dimensions, in order.
+        Names of its dimensions, in order; a last ``*`` stands for any labels of ``LABELS``.
     dtype
         ``float64``, ``int64``, ``bool`` or ``str``.
     units
@@ -92,6 +93,7 @@ COORDINATES: dict[str, Variable] = {
     "point": label("where on a level: minimum, projected, restricted or rewind"),
     "first_level": count("pruning level of the first network", "first_level"),
     "second_level": count("pruning level of the second network", "second_level"),
+    "claim": label("short name of the claim", "claim"),
     "control": label("raw, or how the losses of a pair were made equal"),
     "curvature": label("which curvature was measured: hessian, ggn or jtj"),
     "epoch": count("training epoch (0: the start)", "epoch"),
@@ -103,6 +105,9 @@ COORDINATES: dict[str, Variable] = {
     "iteration": count("iteration of the approximate manifold", "iteration"),
     "twin_step": count("step of the twin runs", "twin_step"),
 }
+
+# The labels of a result, which become the dims of a study.
+LABELS = ("method", "level", "replicate", "point", "control", "curvature")
 
 MODEL: dict[str, Variable] = {
     "loss": number("nat", "mean loss over the examples"),
@@ -354,6 +359,22 @@ MATCHED: dict[str, Variable] = {
     "output_spread": number("1", "mean squared distance of the outputs from their mean over the classes"),
 }
 
+_VERDICT: dict[str, Variable] = {
+    "statistic": number("1", "the measured number that the verdict is about", "claim", "*"),
+    "effect": number("1", "by how much the claim is met, in the unit of its statistic", "claim", "*"),
+    "noise": number("1", "standard error of the effect", "claim", "*"),
+    "margin": number("1", "the effect's distance from its threshold, in units of the noise", "claim", "*"),
+    "verdict": label("holds, fails or not resolved", "claim", "*"),
+    "reason": label("why it is not resolved, or what it rests on", "claim", "*"),
+}
+
+PRECONDITIONS: dict[str, Variable] = {
+    **_VERDICT,
+    **{f"level_{name}": variable for name, variable in _VERDICT.items()},
+    "statement": label("the claim in words", "claim"),
+    "source": label("who made the claim", "claim"),
+}
+
 SCHEMAS: dict[str, dict[str, Variable]] = {
     "dimension": DIMENSION,
     "training": TRAINING,
@@ -363,6 +384,7 @@ SCHEMAS: dict[str, dict[str, Variable]] = {
     "barrier_matrix": BARRIER_MATRIX,
     "alignment": ALIGNMENT,
     "surface": SURFACE,
+    "preconditions": PRECONDITIONS,
     "renewal": RENEWAL,
     "pruning_steps": PRUNING_STEPS,
     "gfs": GFS,
@@ -399,15 +421,26 @@ def check(dataset: xr.Dataset, schema: str) -> None:
         for name, array in arrays.items():
             if name not in expected:
                 raise ValueError(f"{schema} has no {kind} {name!r}; declare it in landscape.schemas")
-            _check_array(f"{kind} {name!r} of {schema}", array, expected[str(name)], scalar=kind == "coordinate")
+            variable = expected[str(name)]
+            if kind == "coordinate" and not variable.dims and array.ndim:
+                variable = variable._replace(dims=(str(name),))  # a label of one result, or of a dim of many
+            _check_array(f"{kind} {name!r} of {schema}", array, variable, scalar=kind == "coordinate")
 
 
 def _check_array(what: str, array: xr.DataArray, variable: Variable, scalar: bool) -> None:
     """Compare one array with its declaration; a coordinate may also be a scalar label of the whole result."""
-    if array.dims != variable.dims and not (scalar and array.ndim == 0):
+    if not _dims_fit(array.dims, variable.dims) and not (scalar and array.ndim == 0):
         raise ValueError(f"{what} has dims {array.dims}, not {variable.dims}")
     if _dtype_name(array.dtype) != variable.dtype:
         raise ValueError(f"{what} has dtype {array.dtype}, not {variable.dtype}")
+
+
+def _dims_fit(dims: tuple[Hashable, ...], declared: tuple[str, ...]) -> bool:
+    """Compare dims with their declaration, in which a last ``*`` stands for any labels of ``LABELS``."""
+    if declared[-1:] != ("*",):
+        return dims == declared
+    fixed = declared[:-1]
+    return dims[: len(fixed)] == fixed and set(dims[len(fixed) :]) <= set(LABELS)
 
 
 def _dtype_name(dtype: np.dtype) -> str:

@@ -1,0 +1,105 @@
+"""``python -m landscape.preconditions RUN --theory NAME``: what the theories claim, judged on the results of a run.
+
+Every theory has a module with a function ``evaluate(study) -> Dataset``, which reads stored results and no tensors. The
+rule that turns an effect and its noise into a word is in ``landscape.decisions``; the claims of a theory, with their
+statistics, are listed in its module.
+"""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from landscape import cli, results, runs, store
+from landscape.decisions import NOT_APPLICABLE
+from landscape.errors import InputError
+
+# Theory -> the module that judges its claims, and the quantities that it reads (None: all that were measured).
+THEORIES: dict[str, tuple[str, str | None]] = {
+    "imp": ("landscape.imp_claims", None),
+    "inertial_manifold": ("landscape.manifold_claims", "dimension"),
+}
+EXAMPLE = "python -m landscape.preconditions data/runs/lenet --theory imp"
+NUMBERS = ("effect", "noise", "margin")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Verdicts."""
+
+    run: Path = cli.option(flag="RUN", help="directory of a run")
+    theory: str = cli.option(help="whose claims", choices=tuple(THEORIES))
+    out: Path | None = cli.option(None, help="table (default: RUN/results/preconditions_THEORY.nc)", metavar="FILE")
+    quiet: bool = cli.option(False, help="print nothing but the path of the table")
+
+
+def evaluate_preconditions(root: str | Path, theory: str) -> xr.Dataset:
+    """Judge the claims of a theory on the results of a run.
+
+    Returns
+    -------
+    Over ``claim`` and those of method, level, replicate, point, control that the theory tells apart:
+    ``verdict`` (``holds``, ``fails``, ``not resolved``), ``statistic``, ``effect``, ``noise``, ``margin`` and
+    ``reason``. Where a claim is about every level, the same for single levels is in ``level_*``.
+
+    Raises
+    ------
+    InputError
+        If the theory is unknown or the run holds no results for it.
+    """
+    if theory not in THEORIES:
+        raise InputError(f"unknown theory {theory!r}; use one of {', '.join(THEORIES)}")
+    started = time.monotonic()
+    root = Path(root)
+    module, quantity = THEORIES[theory]
+    run = runs.read(root)
+    judged: xr.Dataset = importlib.import_module(module).evaluate(results.open_study(root, quantity))
+    used = {q: sorted(results.stamps(results.folder(root, q))) for q in results.quantities(root)}
+    asked = {"quantity": "preconditions", "theory": theory, "run": run.fingerprint, "results": used}
+    judged.attrs = {
+        "theory": theory,
+        "fingerprint": store.fingerprint(asked),
+        "options": store.as_json({"theory": theory, "run": run.fingerprint}),
+        "seconds": time.monotonic() - started,
+    }
+    return judged
+
+
+def describe(judged: xr.Dataset) -> str:
+    """Return the verdicts as text, one a line; combinations that do not apply are left out."""
+    dims = [str(d) for d in judged["verdict"].dims if d != "claim"]
+    lines = [f"{'claim':44s} {'where':28s} {'effect':>10s} {'noise':>9s} {'margin':>8s}  verdict"]
+    for claim in judged["claim"].values.tolist():
+        for place in itertools.product(*(judged[d].values.tolist() for d in dims)):
+            one = judged[["verdict", "reason", *NUMBERS]].sel({"claim": claim, **dict(zip(dims, place, strict=True))})
+            reason = str(one["reason"].values)
+            if reason in (NOT_APPLICABLE, "not measured"):
+                continue
+            where = " ".join(str(value) for value in place if value not in ("", -1))
+            effect, noise, margin = (float(np.asarray(one[name])) for name in NUMBERS)
+            word = f"{one['verdict'].item()}{f' ({reason})' if reason else ''}"
+            lines.append(f"{claim:44s} {where:28s} {effect:10.3g} {noise:9.2g} {margin:8.3g}  {word}")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Judge, print and store."""
+    parser = cli.Parser("preconditions", "Judge what theories claim on the results of a run.", EXAMPLE)
+    arguments, _ = cli.parse_arguments(parser, Arguments, argv)
+    judged = evaluate_preconditions(arguments.run, arguments.theory)
+    out = arguments.out or arguments.run / "results" / f"preconditions_{arguments.theory}.nc"
+    store.write(judged, out, "preconditions", force=True)
+    cli.show(describe(judged), arguments.quiet)
+    cli.show_paths(out)
+    return cli.DONE
+
+
+if __name__ == "__main__":
+    cli.run(main)
