@@ -96,7 +96,7 @@ def test_rotations_change_nothing_but_the_directions() -> None:
     values = truths.log_spaced(30, 10.0)
     found = []
     for seed in (3, 4):
-        operator, turn = truths.rotated(values, seed)
+        _, turn = truths.rotated(values, seed)
         U = turn.forward(torch.eye(30, dtype=F64))
 
         def excess(V: Tensor, U: Tensor = U) -> Tensor:

@@ -64,7 +64,7 @@ def predicted_fraction(probes: Probes, weights: np.ndarray, cutoff: float, order
 
     def feasible(pruned: int) -> bool:
         ratio = lengths[pruned] / (2 * cutoff)
-        return pruned <= probes.trace(lambda value: 1.0 / (1.0 + ratio * np.maximum(value, 0.0))).value
+        return pruned <= (1 + 1e-6) * probes.trace(lambda value: 1.0 / (1.0 + ratio * np.maximum(value, 0.0))).value
 
     low, high = 0, len(weights)
     while low < high:  # pruned grows and the sum falls, so the feasible numbers are 0, ..., low
