@@ -1,0 +1,23 @@
+"""Figures: each a function from a stored Dataset to Axes, so that a figure never needs the network again.
+
+``python -m landscape.figures RESULT.nc --out FILE`` draws the figure that belongs to a result.
+"""
+
+from landscape.figures.manifolds import dimension_figure, plot_cone_gap, plot_coverage, plot_gap_ratio
+from landscape.figures.page import STYLE, check_format, save, style
+from landscape.figures.spectra import plot_density, plot_eigenvalues, plot_gaps, spectrum_figure
+
+__all__ = [
+    "STYLE",
+    "check_format",
+    "dimension_figure",
+    "plot_cone_gap",
+    "plot_coverage",
+    "plot_density",
+    "plot_eigenvalues",
+    "plot_gap_ratio",
+    "plot_gaps",
+    "save",
+    "spectrum_figure",
+    "style",
+]

@@ -1,0 +1,58 @@
+"""The page: one style for all figures, panels side by side, whole files or none."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from landscape.errors import InputError
+from landscape.store import atomic_path
+
+STYLE = str(Path(__file__).with_name("paper.mplstyle"))
+# Inches: a panel is a third of a two-column page.
+PANEL_WIDTH, PANEL_HEIGHT = 2.25, 2.4
+FORMATS = (".png", ".pdf", ".svg")
+
+Panel = Callable[[xr.Dataset, Axes], Axes]
+
+
+def panels_of(result: xr.Dataset, panels: Sequence[Panel], title: str) -> Figure:
+    """Return a figure with lettered panels side by side, each drawn from the same Dataset."""
+    with style():
+        figure, axes = plt.subplots(
+            1, len(panels), squeeze=False, figsize=(PANEL_WIDTH * len(panels) + 0.2, PANEL_HEIGHT)
+        )
+        for letter, ax, panel in zip("abcdef", axes[0], panels, strict=False):
+            panel(result, ax)
+            ax.set_title(letter, loc="left", fontweight="bold")
+        figure.suptitle(title, fontsize=8)
+    return figure
+
+
+def check_format(path: Path) -> None:
+    """Raise unless a figure can be written to a file with this suffix; cheap enough to ask before measuring."""
+    if path.suffix.lower() not in FORMATS:
+        raise InputError(f"cannot write {path}: a figure is a file with the suffix {', '.join(FORMATS)}")
+
+
+def style() -> contextlib.AbstractContextManager[None]:
+    """Return the context in which figures have the project's style."""
+    return plt.style.context(STYLE)
+
+
+def save(figure: Figure, path: str | Path) -> Path:
+    """Write a figure (PNG, PDF or SVG by its suffix), complete or not at all, and close it."""
+    target = Path(path)
+    check_format(target)
+    try:
+        with atomic_path(target) as temporary:
+            figure.savefig(temporary, metadata={"Date": None} if target.suffix == ".svg" else None)
+    finally:
+        plt.close(figure)
+    return target
