@@ -51,7 +51,8 @@ def save(figure: Figure, path: str | Path) -> Path:
     target = Path(path)
     check_format(target)
     try:
-        with atomic_path(target) as temporary:
+        # Colours of the cycle are looked up when a figure is drawn, so the style must hold here too.
+        with style(), atomic_path(target) as temporary:
             figure.savefig(temporary, metadata={"Date": None} if target.suffix == ".svg" else None)
     finally:
         plt.close(figure)
