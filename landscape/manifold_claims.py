@@ -57,7 +57,7 @@ def evaluate(result: xr.Dataset) -> xr.Dataset:
     table: dict[str, np.ndarray] = {name: np.full((len(names), *shape), np.nan) for name in numbers}
     table |= {name: np.full((len(names), *shape), "", dtype=object) for name in words}
     for place in itertools.product(*map(range, shape)):
-        cell = result.isel(dict(zip(dims, place, strict=True)))
+        cell = _own_shells(result.isel(dict(zip(dims, place, strict=True))))
         for number, (_, judge) in enumerate(CLAIMS):
             statistic, verdict = judge(cell) if _measured(cell) else _absent()
             table["statistic"][(number, *place)] = statistic
@@ -67,8 +67,16 @@ def evaluate(result: xr.Dataset) -> xr.Dataset:
     return xr.Dataset({name: (("claim", *dims), values) for name, values in table.items()}, {"claim": names, **coords})
 
 
+def _own_shells(cell: xr.Dataset) -> xr.Dataset:
+    """Return a cell without the radii that only other results of the study have."""
+    if "rho" not in cell:
+        return cell
+    own = np.flatnonzero(np.isfinite(cell["rho"].values))
+    return cell.isel(shell=slice(0, int(own[-1]) + 1)) if len(own) else cell
+
+
 def _measured(cell: xr.Dataset) -> bool:
-    return bool(np.isfinite(cell["lipschitz"].values[-1]))
+    return "lipschitz" in cell and bool(np.isfinite(cell["lipschitz"].values[-1]))
 
 
 def _absent() -> tuple[float, Verdict]:

@@ -159,7 +159,7 @@ def test_an_interrupted_measurement_goes_on_where_it_was(tmp_path: Path, monkeyp
     problem = Problem.from_model(model, "cross_entropy", data)
     path = torch.stack([problem.flatten(state) for state in states])
     training = Training(Trajectory(path, np.arange(len(states))))
-    options = DimensionOptions(fast=4, smallest=2, samples=4, points=3, depth=6, num_probes=2, region="adversarial")
+    options = DimensionOptions(fast=3, smallest=2, samples=2, points=4, depth=4, nodes=0, num_probes=0)
     whole = measure(problem, options, Effort(), training)
     monkeypatch.setattr("landscape.journal.SHORTEST_PAUSE", 0.0)
     monkeypatch.setattr("landscape.journal.WRITING_SHARE", 1e9)

@@ -1,5 +1,6 @@
 """Verdicts of inertial-manifold conditions: planted cases hold and fail, sampled evidence stays not resolved."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 import xarray as xr
 
+from landscape import preconditions, results, runs, schemas, store
 from landscape.decisions import FAILS, HOLDS, NOT_RESOLVED
 from landscape.dimension import DimensionOptions, Effort, Training, Trajectory, measure, testbed
 from landscape.manifold_claims import CLAIMS, evaluate
@@ -14,12 +16,14 @@ from landscape.manifold_claims import CLAIMS, evaluate
 CUBIC = testbed.TwoModeCubic(mu=0.3, stiff=5.0, c=1.0)
 
 
-def of_cubic(size: float, region: str = "adversarial") -> xr.Dataset:
+def of_cubic(size: float, region: str = "adversarial", radius: tuple[float, ...] = ()) -> xr.Dataset:
     """Measure the cubic system along a run that starts at a distance ``size`` from its minimum."""
     problem = testbed.problem(CUBIC)
     start = size * torch.tensor([0.6, -0.8], dtype=torch.float64)
     path = testbed.flow(problem, start, np.linspace(0, 5, 21))
-    options = DimensionOptions(fast=1, smallest=1, nodes=0, num_probes=0, depth=2, region=region, ascent_steps=12)
+    options = DimensionOptions(
+        fast=1, smallest=1, nodes=0, num_probes=0, depth=2, region=region, radius=radius, ascent_steps=12
+    )
     return measure(problem, options, Effort(), Training(Trajectory(path, np.arange(21))))
 
 
@@ -101,6 +105,21 @@ def test_a_study_is_judged_cell_by_cell() -> None:
     assert found["verdict"].dims == ("claim", "level")
     assert found["verdict"].sel(claim="gap_2l").values.tolist() == [HOLDS, FAILS, NOT_RESOLVED]
     assert found["reason"].sel(claim="gap_2l", level=7).item() == "not measured"
+
+
+def test_the_verdicts_of_a_run_come_from_its_stored_results(tmp_path: Path) -> None:
+    run = runs.create(tmp_path / "run", {"model": "cubic"})
+    for level, result in ((0, of_cubic(0.5)), (4, of_cubic(2.8, radius=(0.5, 2.8)))):
+        labels = {"method": "imp", "level": level, "replicate": 0, "point": "minimum"}
+        result = result.assign_coords(labels)
+        result.attrs |= {"fingerprint": f"f{level}", "options": "{}"}
+        store.write(result, results.folder(run.root, "dimension") / f"f{level}.nc", "dimension")
+    judged = preconditions.evaluate_preconditions(run.root, "inertial_manifold")
+    schemas.check(judged, "preconditions")
+    words = judged["verdict"].sel(claim="gap_2l").squeeze()
+    assert words["level"].values.tolist() == [0, 4]
+    assert words.values.tolist() == [HOLDS, FAILS]
+    assert "gap_2l" in preconditions.describe(judged)
 
 
 def test_what_was_not_measured_is_not_resolved() -> None:

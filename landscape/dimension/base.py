@@ -73,7 +73,7 @@ def measure_base(
     Error: each eigenvalue is within its residual of a true one, and each marker, a Ritz value with its residual, holds
     one.
     """
-    operator, n = curvature(point), point.num_params
+    operator, n = curvature(point, 1000), point.num_params
     fast, smallest = sizes(options, n)
     done = journal.load("base")
     if done is None:

@@ -162,7 +162,7 @@ def sample(
     problem: Point,
     displacements: Sequence[tuple[str, Tensor]],
     options: SampleOptions | None = None,
-    on_sample: Callable[[Extremes], None] | None = None,
+    base: LinearOperator | None = None,
 ) -> LipschitzSamples:
     """Return the Hessian differences at given displacements.
 
@@ -170,19 +170,17 @@ def sample(
     ----------
     displacements
         (kind, u) with u ``(n,)`` from the problem's point.
-    on_sample
-        Called after each, for progress.
+    base
+        The Hessian at the problem's point, if it is there already.
 
     Notes
     -----
     Cost: 2 ``depth`` products per displacement.
     """
     options = options or SampleOptions()
-    base, found = curvature(problem), []
+    base, found = base or curvature(problem, options.depth * len(displacements)), []
     for _, u in displacements:
         found.append(extremes(difference(problem, u, base), options.depth, options.seed))
-        if on_sample is not None:
-            on_sample(found[-1])
     radius = np.array([float(u.double().norm()) for _, u in displacements])
     return _samples(radius, found, [kind for kind, _ in displacements])
 

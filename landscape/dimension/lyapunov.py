@@ -138,7 +138,7 @@ def descent(point: Point, lr: float) -> Tangent:
     """Return gradient descent as a map of state and tangent vectors, ``v -> v - lr H v``; k products a step."""
 
     def advance(state: torch.Tensor, tangent: Array) -> tuple[torch.Tensor, Array]:
-        product = curvature(point.at(state)) @ torch.as_tensor(tangent).to(state)
+        product = curvature(point.at(state), tangent.shape[1]) @ torch.as_tensor(tangent).to(state)
         return state - lr * point.gradient(state), tangent - lr * np.asarray(product.double().cpu())
 
     return advance

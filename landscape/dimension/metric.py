@@ -13,9 +13,13 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from landscape.curvature import ProductOptions
 from landscape.errors import InputError
 from landscape.operators import LinearOperator, hessian
 from landscape.problem import Problem
+
+# Products at several points are held at once, so that each gets less than a measurement at one point would.
+MEMORY = 2**30
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,11 +79,17 @@ class Scaled:
 Point = Problem | Scaled
 
 
-def curvature(point: Point) -> LinearOperator:
-    """Return the Hessian at a point, in the point's coordinates."""
+def curvature(point: Point, planned_products: int = 40) -> LinearOperator:
+    """Return the Hessian at a point, in the point's coordinates.
+
+    Parameters
+    ----------
+    planned_products
+        About how many products will be asked of it: preparing them takes time that must pay.
+    """
     if isinstance(point, Problem):
-        return hessian(point)
-    inner, scale = hessian(point.problem), point.scale[:, None]
+        return hessian(point, ProductOptions(planned_products=planned_products, memory=MEMORY))
+    inner, scale = curvature(point.problem, planned_products), point.scale[:, None]
     return LinearOperator(
         lambda block: scale * inner.apply(scale * block), inner.size, inner.dtype, inner.device, inner.counter
     )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from landscape.dimension.lipschitz import LipschitzSamples, SampleOptions, ascend, merge, sample
-from landscape.dimension.metric import Point
+from landscape.dimension.metric import Point, curvature
 from landscape.dimension.rates import Array
 from landscape.errors import InputError
 from landscape.journal import Journal
@@ -152,8 +152,10 @@ def lipschitz_samples(
     items = region.displacements(count)
     items += [("ray", scale * float(region.radii[-1]) * region.outward) for scale in RAY]
 
+    base = curvature(point, options.depth * count)
+
     def plain(position: int) -> dict[str, Any]:
-        return _pack(sample(point, [items[position]], options))
+        return _pack(sample(point, [items[position]], options, base))
 
     parts = [_unpack(part) for part in each(journal, "differences", len(items), plain, progress)]
     largest = max(range(len(items)), key=lambda i: float(parts[i].norm[0]))
@@ -163,7 +165,7 @@ def lipschitz_samples(
         starts.append(float(region.radii[-1]) * region.outward)
 
         def climb(position: int) -> dict[str, Any]:
-            found, end = ascend(point, starts[position], options)
+            found, end = ascend(point, starts[position], options, base)
             return {**_pack(found), "end": end.cpu()}
 
         climbs = each(journal, "ascents", len(starts), climb, progress)
