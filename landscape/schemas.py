@@ -157,7 +157,7 @@ def _path_quantity(quantity: str, units: str, long_name: str) -> dict[str, Varia
     """Return the variables of one quantity along the segments between pairs of points."""
     over = ("split", "pair")
     table = {
-        f"path_{quantity}": number(units, f"{long_name} along the segment", *over, "node"),
+        f"path_{quantity}": number(units, f"{long_name} along the segment", *over, "place"),
         f"point_{quantity}": number(units, long_name, "split", "at"),
     }
     kinds = {"barrier": "largest excess over the straight line", "instability": "maximum over the mean of the ends"}
@@ -172,7 +172,7 @@ def _path_quantity(quantity: str, units: str, long_name: str) -> dict[str, Varia
 CONNECTIVITY: dict[str, Variable] = {
     **_path_quantity("loss", "nat", "mean loss"),
     **_path_quantity("error", "1", "fraction of errors"),
-    "position": number("1", "position on the segment from the first point (0) to the second (1)", "pair", "node"),
+    "position": number("1", "position on the segment from the first point (0) to the second (1)", "pair", "place"),
     "distance": number("parameter", "distance over all parameters", "pair"),
     "relative_distance": number("1", "distance over the norm of the first point", "pair"),
     "shared_distance": number("parameter", "distance over the coordinates active at both points", "pair"),
@@ -375,6 +375,104 @@ PRECONDITIONS: dict[str, Variable] = {
     "source": label("who made the claim", "claim"),
 }
 
+
+def _sampled(name: str, words: str, *dims: str) -> dict[str, Variable]:
+    """Return a sampled log quantity with its interval, the parts of its error, and what tells whether they hold."""
+    return {
+        **estimate(name, "nat", words, *dims),
+        f"{name}_lo": number("nat", f"lower end of the 95 % interval of the {words}", *dims),
+        f"{name}_hi": number("nat", f"upper end of it (infinite for a lower bound)", *dims),
+        f"{name}_weight_sd": number("nat", f"standard deviation of the log weights of the {words}", *dims),
+        f"{name}_effective_size": number("1", f"effective number of directions of the {words}", *dims),
+        f"{name}_verdict": label("calibrated or lower bound", *dims),
+        f"{name}_preconditioner": label("preconditioner of the directions", *dims),
+        f"{name}_shrinkage": number(CURVATURE, "shrinkage of the preconditioner", *dims),
+        **estimate(f"{name}_determinant", "nat", "log-determinant that the sampling is corrected by", *dims),
+        f"{name}_determinant_bias": number("nat", "quadrature bias of that log-determinant", *dims),
+    }
+
+
+VOLUME: dict[str, Variable] = {
+    **MODEL,
+    "rank_bound": count("upper bound on the rank of the generalised Gauss-Newton part"),
+    "newton_decrement": number("nat", "Newton decrement g' (A + c)^-1 g"),
+    "newton_damping": number(CURVATURE, "damping c of the Newton decrement"),
+    "weight_rms": number("parameter", "root mean square of the active parameters"),
+    "largest_eigenvalue": number(CURVATURE, "largest eigenvalue"),
+    "section_stiffness": number("nat", "-1/2 sum of the logarithms of the k largest eigenvalues", "section_size"),
+    "section_error": number("nat", "largest error of it that the residuals allow", "section_size"),
+    "section_log_volume": number("nat", "log volume of the section along the k stiffest directions", "section_size"),
+    "prior_sd": number("parameter", "prior standard deviation", "prior_factor"),
+    **estimate("occam_factor", "nat", "Occam factor -1/2 tr log(1 + N sd^2 A)", "prior_factor"),
+    "occam_factor_bias": number("nat", "quadrature bias of the Occam factor", "prior_factor"),
+    **estimate("damped_log_volume", "nat", "log volume of the ellipsoid of the damped curvature", "damping"),
+    "damped_log_volume_bias": number("nat", "quadrature bias of the damped log volume", "damping"),
+    **estimate("ellipsoid_log_volume", "nat", "log volume of the ellipsoid of the curvature"),
+    "ellipsoid_log_volume_bias": number("nat", "quadrature bias of the ellipsoid's log volume"),
+    "num_negative": number("1", "estimated number of negative eigenvalues"),
+    "negative_sum": number(CURVATURE, "sum of the sizes of the negative eigenvalues"),
+    "star_predicted_mean": number("nat", "mean log weight of plain sampling of the quadratic model"),
+    "star_predicted_sd": number("nat", "standard deviation of those log weights"),
+    **estimate("star_shortfall", "nat", "log volume of the quadratic model less that mean"),
+    "pilot_log_volume": number("nat", "pilot estimate of the log volume", "candidate"),
+    "pilot_preconditioner": label("preconditioner of the candidate", "candidate"),
+    "pilot_shrinkage": number(CURVATURE, "shrinkage of the candidate", "candidate"),
+    **_sampled("log_volume", "log volume", "sampler"),
+    "log_volume_mean": number("nat", "mean log weight of the directions", "sampler"),
+    "noise_tolerance": number("parameter", "noise per weight of a ball of the same volume", "sampler"),
+    "relative_noise_tolerance": number("1", "noise tolerance over the rms of the weights", "sampler"),
+    "normalised_log_volume": number("nat", "log volume in units of the norms of the filters"),
+    "num_infinite": count("directions in which the basin does not end", "sampler"),
+    "num_non_monotone": count("directions in which the excess does not grow steadily", "sampler"),
+    "passes_mean": number("1", "forward passes a direction", "sampler"),
+    "passes_max": count("most forward passes of a direction", "sampler"),
+    "radius_error": number("nat", "largest error of a log weight from its radius", "sampler"),
+    "log_radius": number("1", "log radius in units of the preconditioned direction", "sampler", "ray"),
+    **_sampled("log_probability", "log probability of the basin under the Gaussian prior", "prior_factor"),
+    "nats_per_weight": number("nat", "-log probability over the number of active parameters", "prior_factor"),
+    "code_length": number("nat", "spike-and-slab code length of mask and basin", "prior_factor"),
+    "prunable_fraction": number("1", "largest prunable fraction that the spectrum predicts", "order"),
+    "projected_increase": number("nat", "quadratic loss increase of pruning alone", "order", "fraction"),
+    "relaxed_increase": number("nat", "quadratic loss increase with the others at their optimum", "order", "fraction"),
+    "relaxed_residual": number("1", "relative residual of that optimum", "order", "fraction"),
+    "tried_increase": number("nat", "loss increase of pruning, tried out", "order", "fraction"),
+    "tried_accuracy": number("1", "accuracy after pruning, tried out", "order", "fraction"),
+    **estimate("average_sharpness", "nat", "mean loss increase under relative noise", "relative_size"),
+    "worst_sharpness": number("nat", "largest loss increase found in the relative ball", "relative_size"),
+    "linearised_sharpness": number("nat", "largest loss increase of the linearisation", "relative_size"),
+    **estimate("relative_flatness", "nat", "relative flatness sum <w_s, w_t> tr H_st of a layer", "weight"),
+    **estimate("learning_coefficient", "1", "local learning coefficient"),
+    "learning_share": number("1", "learning coefficient over half the number of active parameters"),
+    "quadratic_coefficient": number("1", "learning coefficient of the quadratic model"),
+    "step_correction": number("1", "correction for the finite step, from the quadratic model"),
+    "r_hat": number("1", "split R-hat of the chains"),
+    "chain_effective_size": number("1", "effective number of draws"),
+    "acceptance": number("1", "share of accepted proposals"),
+    "chain_converged": flag("whether R-hat, effective draws and sign of the coefficient allow to believe it"),
+}
+
+CALIBRATION: dict[str, Variable] = {
+    "estimator": label("what was estimated, and how", "case"),
+    "body": label("what was measured", "case"),
+    "size": count("number of parameters", "case"),
+    "condition": number("1", "condition number of the curvature", "case"),
+    "repetitions": count("independent seeds", "case"),
+    "truth": number("nat", "true value", "case"),
+    "bias": number("nat", "mean error over the seeds", "case"),
+    "spread": number("nat", "standard deviation over the seeds", "case"),
+    "error_95": number("nat", "95 % quantile of the size of the error", "case"),
+    "error_per_weight": number("nat", "that quantile over the number of parameters", "case"),
+    "coverage": number("1", "share of 95 % intervals that hold the truth", "case"),
+    "width_ratio": number("1", "mean width of the intervals over that of the ideal one", "case"),
+    "calibrated_share": number("1", "share of estimates labelled calibrated", "case"),
+    "sampling_error": number("nat", "mean standard error of the directions", "case"),
+    "determinant_error": number("nat", "mean standard error of the log-determinant", "case"),
+    "quadrature_bias": number("nat", "mean estimated quadrature bias", "case"),
+    "products": number("1", "products of an estimate", "case"),
+    "passes": number("1", "forward passes a direction", "case"),
+    "bisection_passes": number("1", "forward passes a direction of plain bisection", "case"),
+}
+
 SCHEMAS: dict[str, dict[str, Variable]] = {
     "dimension": DIMENSION,
     "training": TRAINING,
@@ -388,6 +486,8 @@ SCHEMAS: dict[str, dict[str, Variable]] = {
     "renewal": RENEWAL,
     "pruning_steps": PRUNING_STEPS,
     "gfs": GFS,
+    "volume": {**VOLUME, **MATCHED},
+    "calibration": CALIBRATION,
 }
 
 
