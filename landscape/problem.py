@@ -359,9 +359,7 @@ class Problem:
         for batch in batches:
             rest.raw_outputs(self.parameters, batch)
         self.model.eval()
-        measured = {
-            name: b.clone() for name, b in self.model.named_buffers() if name in statistics
-        }
+        measured = {name: b.clone() for name, b in self.model.named_buffers() if name in statistics}
         return replace(rest, constants={**rest.constants, **measured})
 
 
