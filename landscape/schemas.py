@@ -322,6 +322,8 @@ DIMENSION: dict[str, Variable] = {
     **estimate("n_slaved", "1", "number of modes that have decayed over the time"),
     **estimate("n_escaping", "1", "number of active modes that grow"),
     **estimate("effective_number", "1", "effective number of stiff modes, alpha = 1 / time"),
+    **estimate("training_dimension", "1", "dimension of a random subspace that reaches the loss from the first state"),
+    "excess_loss": number("nat", "loss above the base point that it reaches: a tenth of the first state's"),
     "steady_slope": number("1", "largest |Q dW| / |P dW| over pairs of late states", "fast"),
     "steady_shuffled": number("1", "its median over shuffles of the fast coordinates", "fast"),
     "steady_p_value": number("1", "chance of so small a slope under shuffling", "fast"),
@@ -381,7 +383,7 @@ def _sampled(name: str, words: str, *dims: str) -> dict[str, Variable]:
     return {
         **estimate(name, "nat", words, *dims),
         f"{name}_lo": number("nat", f"lower end of the 95 % interval of the {words}", *dims),
-        f"{name}_hi": number("nat", f"upper end of it (infinite for a lower bound)", *dims),
+        f"{name}_hi": number("nat", "upper end of it (infinite for a lower bound)", *dims),
         f"{name}_weight_sd": number("nat", f"standard deviation of the log weights of the {words}", *dims),
         f"{name}_effective_size": number("1", f"effective number of directions of the {words}", *dims),
         f"{name}_verdict": label("calibrated or lower bound", *dims),
@@ -454,7 +456,7 @@ VOLUME: dict[str, Variable] = {
 CALIBRATION: dict[str, Variable] = {
     "estimator": label("what was estimated, and how", "case"),
     "body": label("what was measured", "case"),
-    "size": count("number of parameters", "case"),
+    "dimension_of_body": count("number of parameters", "case"),
     "condition": number("1", "condition number of the curvature", "case"),
     "repetitions": count("independent seeds", "case"),
     "truth": number("nat", "true value", "case"),
