@@ -4,6 +4,7 @@ Measure
     ``measure_spectrum(model, loss, data, mask=None, **options)``: Hessian eigenvalues, density, trace (``spectrum``).
     ``measure_connectivity(models, loss, data, masks=None, **options)``: distances, barriers, disagreement.
     ``measure_dimension(model, loss, data, mask=None, **options)``: conditions of a slow manifold (``dimension``).
+    ``measure_volume(model, loss, data, mask=None, **options)``: basin volume by every estimator (``volume``).
 
 Read
     ``open_result(path)``: one result as a labelled :class:`xarray.Dataset` (``store``).
@@ -22,6 +23,7 @@ _HOMES = {
     "measure_connectivity": "landscape.connectivity",
     "measure_dimension": "landscape.dimension",
     "measure_spectrum": "landscape.spectrum",
+    "measure_volume": "landscape.volume",
     "open_result": "landscape.store",
     "open_study": "landscape.results",
 }

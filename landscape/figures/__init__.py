@@ -6,9 +6,11 @@
 from landscape.figures.manifolds import dimension_figure, plot_cone_gap, plot_coverage, plot_gap_ratio
 from landscape.figures.page import STYLE, check_format, save, style
 from landscape.figures.spectra import plot_density, plot_eigenvalues, plot_gaps, spectrum_figure
+from landscape.figures.volumes import calibration_figure, volume_figure
 
 __all__ = [
     "STYLE",
+    "calibration_figure",
     "check_format",
     "dimension_figure",
     "plot_cone_gap",
@@ -20,4 +22,5 @@ __all__ = [
     "save",
     "spectrum_figure",
     "style",
+    "volume_figure",
 ]

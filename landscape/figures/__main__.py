@@ -11,7 +11,12 @@ from landscape.errors import InputError
 
 DESCRIPTION = "Draw the figure that belongs to a stored result; the network is not needed."
 EXAMPLE = "python -m landscape.figures ckpt.spectrum.nc --out spectrum.pdf"
-FIGURES = {"spectrum": figures.spectrum_figure, "dimension": figures.dimension_figure}
+FIGURES = {
+    "spectrum": figures.spectrum_figure,
+    "dimension": figures.dimension_figure,
+    "volume": figures.volume_figure,
+    "calibration": figures.calibration_figure,
+}
 
 
 @dataclass(frozen=True)

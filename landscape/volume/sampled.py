@@ -95,10 +95,12 @@ def _interval(name: str, dim: str, volumes: list[LogVolume]) -> dict[str, tuple[
         f"{name}_lo": (dim, [v.low for v in volumes]),
         f"{name}_hi": (dim, [v.high for v in volumes]),
         f"{name}_se": (dim, [v.sampling.se for v in volumes]),
+        f"{name}_determinant": (dim, [v.determinant.value for v in volumes]),
         f"{name}_determinant_se": (dim, [v.determinant.se for v in volumes]),
         f"{name}_determinant_bias": (dim, [v.determinant.bias for v in volumes]),
         f"{name}_weight_sd": (dim, [v.sampling.sd for v in volumes]),
         f"{name}_effective_size": (dim, [v.sampling.ess for v in volumes]),
+        f"{name}_shrinkage": (dim, [v.shrinkage for v in volumes]),
     }
 
 
@@ -121,7 +123,6 @@ def _volume_table(geometry: Geometry, draws: dict[str, Draw]) -> xr.Dataset:
             **_interval("log_volume", dim, volumes),
             **_labels("log_volume", dim, volumes),
             "log_volume_mean": (dim, [v.sampling.mean for v in volumes]),
-            "log_volume_shrinkage": (dim, [v.shrinkage for v in volumes]),
             "noise_tolerance": (dim, tolerance),
             "relative_noise_tolerance": (dim, [t / rms if rms else np.inf for t in tolerance]),
             "num_infinite": (dim, [int(np.isinf(r.log_radius).sum()) for r in rays]),

@@ -1,0 +1,159 @@
+"""Figures of basin volumes and of their calibration."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from landscape.errors import InputError
+from landscape.figures.page import Panel, panels_of
+
+LOWER_BOUND = "lower bound"
+
+
+def plot_log_volume(result: xr.Dataset, ax: Axes) -> Axes:
+    """Draw the log volume by sampler with its 95 % interval; an arrow marks a lower bound."""
+    value = result["log_volume"].values
+    low = np.where(np.isfinite(result["log_volume_lo"]), result["log_volume_lo"], value)
+    bound = result["log_volume_verdict"].values == LOWER_BOUND
+    high = np.where(bound, value, result["log_volume_hi"])
+    places = np.arange(len(value))
+    finite = np.isfinite(value)
+    ax.errorbar(places[finite], value[finite], [(value - low)[finite], (high - value)[finite]], fmt="o", capsize=2)
+    open_ = bound & finite
+    ax.scatter(places[open_], value[open_], marker="^", s=40, color="C3", zorder=3, label="lower bound")
+    if "ellipsoid_log_volume" in result:
+        ax.axhline(float(result["ellipsoid_log_volume"]), color="0.4", linestyle="--", label="ellipsoid")
+    ax.set_xticks(places, [str(name) for name in result["sampler"].values], rotation=20)
+    ax.set_xlim(-0.5, len(value) - 0.5)
+    ax.set_ylabel("log volume (nats)")
+    if ax.get_legend_handles_labels()[1]:
+        ax.legend()
+    return ax
+
+
+def plot_pilots(result: xr.Dataset, ax: Axes) -> Axes:
+    """Draw the pilot estimates over the shrinkage of the preconditioner."""
+    kinds = result["pilot_preconditioner"].values
+    for kind in dict.fromkeys(kinds.tolist()):
+        chosen = kinds == kind
+        order = np.argsort(result["pilot_shrinkage"].values[chosen])
+        shrinkage = result["pilot_shrinkage"].values[chosen][order]
+        ax.plot(shrinkage, result["pilot_log_volume"].values[chosen][order], "o-", markersize=3, label=kind)
+    ax.set_xscale("symlog", linthresh=max(float(result["pilot_shrinkage"].max()) * 1e-8, 1e-300))
+    ax.set_xlabel(r"shrinkage (nat / parameter$^2$)")
+    ax.set_ylabel("pilot log volume (nats)")
+    ax.legend()
+    return ax
+
+
+def plot_log_probability(result: xr.Dataset, ax: Axes) -> Axes:
+    """Draw nats per weight of the basin under the Gaussian prior, over the prior's width."""
+    bound = result["log_probability_verdict"].values == LOWER_BOUND
+    sd, cost = result["prior_sd"].values, result["nats_per_weight"].values
+    ax.plot(sd, cost, color="0.6", zorder=1)
+    for chosen, marker, label in ((~bound, "o", "calibrated"), (bound, "v", "upper bound")):
+        if chosen.any():
+            ax.scatter(sd[chosen], cost[chosen], marker=marker, s=24, zorder=2, label=label)
+    ax.set_xscale("log")
+    ax.set_xlabel("prior standard deviation")
+    ax.set_ylabel("nats per weight")
+    ax.legend()
+    return ax
+
+
+def plot_sections(result: xr.Dataset, ax: Axes) -> Axes:
+    """Draw the published stiffness -1/2 sum log lambda over the size of the section."""
+    ax.errorbar(result["section_size"], result["section_stiffness"], result["section_error"], fmt="o-", markersize=3)
+    ax.set_xlabel("size $k$ of the section")
+    ax.set_ylabel(r"$-\frac{1}{2}\sum_{i\leq k}\log\lambda_i$ (nats)")
+    return ax
+
+
+def plot_pruning(result: xr.Dataset, ax: Axes) -> Axes:
+    """Draw the loss increase over the pruned fraction, as tried out, and the predicted largest fractions."""
+    for number, order in enumerate(result["order"].values):
+        row = result.sel(order=order)
+        ax.plot(row["fraction"], row["tried_increase"], "o-", color=f"C{number}", markersize=3, label=str(order))
+        ax.axvline(float(row["prunable_fraction"]), color=f"C{number}", linestyle="--", linewidth=0.8)
+    ax.axhline(result.attrs["cutoff"], color="0.4", linewidth=0.8)
+    ax.set_yscale("symlog", linthresh=1e-3)
+    ax.set_xlabel("pruned fraction")
+    ax.set_ylabel("loss increase (nats)")
+    ax.legend()
+    return ax
+
+
+PANELS: dict[str, Panel] = {
+    "log_volume": plot_log_volume,
+    "pilot_log_volume": plot_pilots,
+    "log_probability": plot_log_probability,
+    "section_stiffness": plot_sections,
+    "tried_increase": plot_pruning,
+}
+
+
+def volume_figure(result: xr.Dataset) -> Figure:
+    """Return the figure of a volume result: a panel for each estimator that it holds and that has one."""
+    panels = [panel for name, panel in PANELS.items() if name in result]
+    if not panels:
+        raise InputError("the result holds no estimator that has a figure")
+    title = (
+        f"{int(result['num_params']):,} parameters, {result.attrs['neighbourhood']} <= {result.attrs['cutoff']:g}, "
+        f"loss {float(result['loss']):.4g}"
+    )
+    return panels_of(result, panels, title)
+
+
+def plot_error(result: xr.Dataset, ax: Axes) -> Axes:
+    """Draw the 95 % error a weight over the dimension; filled where the estimates call themselves calibrated."""
+    names = result["estimator"].values
+    for number, name in enumerate(dict.fromkeys(names.tolist())):
+        rows = result.isel(case=names == name)
+        size = rows["dimension_of_body"].values * 1.06 ** (number - 2)
+        error = np.maximum(rows["error_per_weight"].values, 1e-7)
+        sure = rows["calibrated_share"].values >= 0.5
+        ax.scatter(size[sure], error[sure], s=12, color=f"C{number}", label=name)
+        ax.scatter(size[~sure], error[~sure], s=12, facecolors="none", edgecolors=f"C{number}")
+    ax.axhline(0.005, color="0.4", linewidth=0.8)
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.set_xlabel("parameters")
+    ax.set_ylabel("95 % error (nats / weight)")
+    ax.legend()
+    return ax
+
+
+def plot_coverage(result: xr.Dataset, ax: Axes) -> Axes:
+    """Draw the coverage of the intervals of the calibrated cases; the band is 90 to 99 %."""
+    rows = result.isel(case=(result["calibrated_share"].values >= 0.5) & np.isfinite(result["coverage"].values))
+    ax.axhspan(0.90, 0.99, color="0.9")
+    for number, name in enumerate(dict.fromkeys(rows["estimator"].values.tolist())):
+        chosen = rows.isel(case=rows["estimator"].values == name)
+        ax.scatter(chosen["dimension_of_body"], chosen["coverage"], s=12, color=f"C{number}", label=name)
+    ax.set_xscale("log")
+    ax.set_ylim(0.5, 1.02)
+    ax.set_xlabel("parameters")
+    ax.set_ylabel("coverage of 95 % intervals")
+    ax.legend()
+    return ax
+
+
+def plot_passes(result: xr.Dataset, ax: Axes) -> Axes:
+    """Draw the forward passes a direction beside those of bisection."""
+    rows = result.isel(case=np.isfinite(result["passes"].values))
+    ax.scatter(rows["dimension_of_body"], rows["passes"], s=12, label="secant")
+    ax.scatter(rows["dimension_of_body"], rows["bisection_passes"], s=12, marker="x", label="bisection")
+    ax.axhline(8, color="0.4", linewidth=0.8)
+    ax.set_xscale("log")
+    ax.set_xlabel("parameters")
+    ax.set_ylabel("forward passes a direction")
+    ax.legend()
+    return ax
+
+
+def calibration_figure(result: xr.Dataset) -> Figure:
+    """Return the figure of a calibration: errors, coverage and cost over the dimension."""
+    return panels_of(result, [plot_error, plot_coverage, plot_passes], "bodies of known volume")
