@@ -1,0 +1,41 @@
+"""The words of greedy forward selection."""
+
+from landscape.schemas.words import Variable, count, flag, label, number
+
+_SELECTED = ("cell", "step", "size")
+
+_TRAINED = ("cell", "step")
+
+GFS: dict[str, Variable] = {
+    "arm": label("kind of targets: data, teacher or random labels", "cell"),
+    "num_examples": count("examples m that were trained and selected on", "cell"),
+    "num_neurons": count("neurons N of the dense network", "cell"),
+    "replicate": count("training repeat", "cell"),
+    "input_size": count("inputs d of a neuron", "cell"),
+    "batch_size": count("examples per training step", "cell"),
+    "smoothness": number("1", "largest curvature H of the loss of an example in its outputs", "cell"),
+    "loss": number("nat", "loss of the selected subnetwork", *_SELECTED),
+    "accuracy": number("1", "training accuracy of the selected subnetwork", *_SELECTED),
+    "test_accuracy": number("1", "test accuracy of the selected subnetwork", *_SELECTED),
+    "tuned_accuracy": number("1", "training accuracy of the selected subnetwork after fine-tuning", *_SELECTED),
+    "tuned_test_accuracy": number("1", "test accuracy of the selected subnetwork after fine-tuning", *_SELECTED),
+    "num_distinct": count("distinct neurons among the picks", *_SELECTED),
+    "certified": flag("whether every pick so far is proven the best of all neurons", *_SELECTED),
+    "selection_gap": number("nat", "Frank-Wolfe gap at the selected subnetwork", *_SELECTED),
+    "random_loss": number("nat", "expected loss of k random neurons", *_SELECTED),
+    "random_loss_se": number("nat", "standard error of the loss of random neurons", *_SELECTED),
+    "random_loss_distinct": number("nat", "expected loss of as many random as distinct neurons", *_SELECTED),
+    "random_loss_distinct_se": number("nat", "standard error of the loss of random neurons", *_SELECTED),
+    "rival_loss": number("nat", "loss of another choice of k neurons", "cell", "step", "rival", "size"),
+    "pick_overlap": number("1", "weighted Jaccard index of the picks and those of the last checkpoint", *_SELECTED),
+    "dense_loss": number("nat", "loss of the dense network", *_TRAINED),
+    "dense_accuracy": number("1", "training accuracy of the dense network", *_TRAINED),
+    "dense_test_accuracy": number("1", "test accuracy of the dense network", *_TRAINED),
+    "empty_loss": number("nat", "loss without neurons", *_TRAINED),
+    "first_loss": number("nat", "loss of the best single neuron", *_TRAINED),
+    "variance": number("squared output", "variance V of the neurons", *_TRAINED),
+    "radius": number("output", "largest distance of a neuron from their mean", *_TRAINED),
+    "diameter": number("output", "diameter D of the hull of the neurons", *_TRAINED),
+    "hull_loss": number("nat", "least loss found in the hull of the neurons", *_TRAINED),
+    "hull_loss_lo": number("nat", "certified lower bound on the loss in the hull", *_TRAINED),
+}
