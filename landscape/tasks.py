@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import logging
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from landscape.errors import InputError
@@ -107,8 +107,9 @@ def run(
     report = on_done or (lambda outcome: None)
     if options.scheduler is None and options.workers <= 1:
         return _run_here(tasks, report)
+    at_once = options.workers if options.scheduler is None else len(tasks)  # a cluster may grow with its queue
     with _client(options) as client:
-        return _run_on(client, tasks, report)
+        return _run_on(client, tasks, report, at_once)
 
 
 def raise_failures(outcomes: Sequence[Outcome]) -> None:
@@ -135,16 +136,19 @@ def _run_here(tasks: Sequence[Task], report: Callable[[Outcome], None]) -> list[
     """Run the tasks one after another in this process."""
     outcomes: dict[str, Outcome] = {}
     for task in tasks:
-        outcomes[task.name] = _call(task, [outcomes[name] for name in task.after])
+        outcomes[task.name] = _prevented(task, outcomes) or _call(task)
         report(outcomes[task.name])
     return list(outcomes.values())
 
 
-def _call(task: Task, before: Sequence[Outcome]) -> Outcome:
+def _prevented(task: Task, outcomes: Mapping[str, Outcome]) -> Outcome | None:
+    """Return the outcome of a task that cannot be run because one that it needs failed."""
+    failed = [name for name in task.after if name in outcomes and outcomes[name].error is not None]
+    return Outcome(task.name, error=f"not run, because {', '.join(failed)} failed") if failed else None
+
+
+def _call(task: Task) -> Outcome:
     """Call the function, and turn an exception into an outcome (not every exception survives pickling)."""
-    failed = [outcome.name for outcome in before if outcome.error is not None]
-    if failed:
-        return Outcome(task.name, error=f"not run, because {', '.join(failed)} failed")
     try:
         with _no_cluster_below():
             return Outcome(task.name, task.function(*task.arguments))
@@ -167,26 +171,39 @@ def _one_line(error: BaseException) -> str:
     return message if isinstance(error, InputError) else f"{type(error).__name__}: {message}"
 
 
-def _run_on(client: Any, tasks: Sequence[Task], report: Callable[[Outcome], None]) -> list[Outcome]:
-    """Run the tasks on a cluster, the first ones first."""
+def _run_on(client: Any, tasks: Sequence[Task], report: Callable[[Outcome], None], at_once: int) -> list[Outcome]:
+    """Run the tasks on a cluster, the first ones first.
+
+    With as many tasks ``at_once`` as there are workers, outcomes are fetched as fast as they come, and released: Dask
+    would repeat a finished task if the worker that holds its outcome died.
+    """
     from distributed import as_completed
 
-    futures: dict[str, Any] = {}
-    for position, task in enumerate(tasks):
-        before = [futures[name] for name in task.after]
-        key = f"{task.name}-{position}"
-        futures[task.name] = client.submit(_call, task, before, key=key, priority=-position, pure=False)
-    positions = {future: position for position, future in enumerate(futures.values())}
-    futures.clear()  # only `positions` keeps them from now on, so that a finished task can be released
-    outcomes: dict[int, Outcome] = {}
-    for future in as_completed(list(positions)):
-        position = positions.pop(future)
-        failure = future.exception() if future.status != "finished" else None
-        outcome = future.result() if failure is None else Outcome(tasks[position].name, error=_why_lost(failure))
-        future.release()  # else the death of the worker that holds the value would repeat the finished task
-        outcomes[position] = outcome
+    outcomes: dict[str, Outcome] = {}
+    waiting, stream = list(tasks), as_completed()
+    running: dict[Any, str] = {}
+
+    def finish(outcome: Outcome) -> None:
+        outcomes[outcome.name] = outcome
         report(outcome)
-    return [outcomes[position] for position in range(len(tasks))]
+
+    while waiting or running:
+        for task in tuple(waiting):
+            if prevented := _prevented(task, outcomes):
+                waiting.remove(task)
+                finish(prevented)
+            elif len(running) < at_once and outcomes.keys() >= set(task.after):
+                waiting.remove(task)
+                future = client.submit(_call, task, priority=-len(outcomes) - len(running), pure=False)
+                running[future] = task.name
+                stream.add(future)
+        if running:
+            future = next(stream)
+            name = running.pop(future)
+            failure = future.exception() if future.status != "finished" else None
+            finish(future.result() if failure is None else Outcome(name, error=_why_lost(failure)))
+            future.release()
+    return [outcomes[task.name] for task in tasks]
 
 
 def _why_lost(failure: BaseException) -> str:
@@ -217,7 +234,7 @@ def _client(options: TaskOptions) -> Iterator[Any]:
             n_workers=options.workers,
             threads_per_worker=1,
             processes=True,
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",  # any free port: the default one may be in use by another study
             memory_limit=0,  # a task bounds its own memory; Dask would kill it in the middle
             silence_logs=logging.CRITICAL,
         ) as cluster,

@@ -24,7 +24,7 @@ def die_once(directory: str) -> str:
     mark = Path(directory) / "tried"
     if not mark.exists():
         mark.touch()
-        time.sleep(0.3)  # by now the values of the tasks before it have been fetched
+        time.sleep(1)  # by now the outcome of the task before it has been fetched
         os._exit(1)
     return "second try"
 
@@ -112,7 +112,7 @@ def test_a_task_that_always_kills_its_worker_fails_alone() -> None:
 def test_scheduler_by_address() -> None:
     from distributed import LocalCluster
 
-    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster:
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as cluster:
         check_squares(tasks.run(squares(5), TaskOptions(scheduler=cluster.scheduler_address)))
 
 
