@@ -10,6 +10,9 @@ Read
     ``open_result(path)``: one result as a labelled :class:`xarray.Dataset` (``store``).
     ``open_study(run)``: all results of a run, over method, level, replicate, point, control (``results``).
 
+Judge
+    ``evaluate_preconditions(run, theory)``: what a theory claims, judged on stored results (``preconditions``).
+
 Every measurement is a command too: ``python -m landscape.spectrum ckpt.pt``. The names here are imported when they are
 first used, so that reading a result needs no torch.
 """
@@ -20,6 +23,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "evaluate_preconditions": "landscape.preconditions",
     "measure_connectivity": "landscape.connectivity",
     "measure_dimension": "landscape.dimension",
     "measure_spectrum": "landscape.spectrum",

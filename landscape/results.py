@@ -94,6 +94,8 @@ def _row(file: Path, stamp: str) -> xr.Dataset:
     row = result[small].drop_vars([name for name in LABELS if name in result.coords])
     row = row.assign({name: row[name].astype(float) for name in row.data_vars if row[name].dtype == bool})
     row = row.drop_vars([name for name in row.coords if name not in row.dims]).drop_encoding()
+    # Results of different sizes are padded along such dims, so these need labels too.
+    row = row.assign_coords({d: np.arange(size) for d, size in row.sizes.items() if d not in row.coords})
     facts = {"fingerprint": file.stem, "stamp": stamp, "seconds": float(result.attrs.get("seconds", np.nan))}
     row = row.assign({**facts, **labels}).expand_dims("result")
     row.attrs = {}

@@ -107,8 +107,8 @@ def measure(
     Returns
     -------
     Over ``pair``: ``distance`` (all parameters), ``shared_distance`` and ``rms_distance`` (coordinates active at both),
-    ``relative_distance`` (over the norm of the first), ``layer_distance``, ``cosine``; ``position (pair, node)``;
-    over ``split``: ``path_loss``, ``path_error (split, pair, node)``, ``barrier_*``, ``instability_*`` with ``_se``,
+    ``relative_distance`` (over the norm of the first), ``layer_distance``, ``cosine``; ``position (pair, place)``;
+    over ``split``: ``path_loss``, ``path_error (split, pair, place)``, ``barrier_*``, ``instability_*`` with ``_se``,
     ``_lo``, ``_hi``, ``disagreement``, ``symmetric_kl``, ``output_distance``. Over ``at``: ``point_loss``,
     ``point_error``, ``point_norm``.
 
@@ -164,7 +164,7 @@ def _dataset(
     """Collect the rows of the pairs into one Dataset."""
     splits = list(dict.fromkeys(key[1] for key in rows[0] if isinstance(key, tuple)))
     data: dict[str, tuple[tuple[str, ...], np.ndarray]] = {}
-    extra = {"position": ("node",), "layer_distance": ("layer",), "path_loss": ("node",), "path_error": ("node",)}
+    extra = {"position": ("place",), "layer_distance": ("layer",), "path_loss": ("place",), "path_error": ("place",)}
     for key in rows[0]:
         if not isinstance(key, tuple):
             data[key] = (("pair", *extra.get(key, ())), np.array([row[key] for row in rows], dtype=float))
