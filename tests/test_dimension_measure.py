@@ -58,7 +58,7 @@ def test_coverage_follows_the_run() -> None:
     path = testbed.flow(problem, torch.tensor([0.6, -1.3], dtype=torch.float64), np.linspace(0, 6, 31))
     trajectory = Trajectory(path, np.arange(0, 310, 10))
     options = DimensionOptions(
-        fast=1, smallest=1, nodes=2, num_probes=2, depth=2, lr=0.05, twin_steps=40, region="adversarial", time=15.0
+        fast=1, smallest=1, nodes=2, num_probes=40, depth=2, lr=0.05, twin_steps=40, region="adversarial", time=15.0
     )
     found = measure(problem, options, Effort(), Training(trajectory))
     distance = path.norm(dim=1).numpy()
@@ -75,6 +75,10 @@ def test_coverage_follows_the_run() -> None:
     assert float(found["aim_defect"].min()) < 0.3
     assert np.isfinite(found["twin_entry"])
     assert [round(float(found[f"n_{name}"])) for name in ("frozen", "active", "slaved")] == [0, 1, 1]
+    share = 2 * float(found["excess_loss"]) / distance[0] ** 2
+    expected, error = 0.3 / (0.3 + share) + 5 / (5 + share), float(found["training_dimension_se"])
+    assert 0 < error < 0.2
+    assert float(found["training_dimension"]) == pytest.approx(expected, abs=4 * error)
     assert set(found["rule"].values) >= {"cone_gap", "cone_gap_segment", "gap_2l", "largest_gap"}
 
 

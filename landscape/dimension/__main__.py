@@ -53,7 +53,8 @@ def main(argv: Sequence[str]) -> int:
     fingerprint = store.fingerprint({"quantity": "dimension", **asked})
     out = run.out or options.checkpoint.with_name(f"{options.checkpoint.stem}.dimension.nc")
     result = store.find_existing(out, fingerprint, run.force)
-    cli.log(describe_problem(problem), quiet)
+    for line in describe_problem(problem):
+        cli.log(line, quiet)
     if result is None:
         cli.log(describe_plan(problem, chosen), quiet)
         store.check_writable(out)

@@ -177,6 +177,7 @@ def tabulate(rules: tuple[str, ...], radii: Array, evidence: Evidence) -> xr.Dat
             "num_fast": column(lambda found: rest(found.dimension)),
             "gap_index": column(lambda found: rest(found.dimension_upper)),
             "gap_width": column(lambda found: found.gap),
+            "gap_ratio": (("rule", "shell"), np.array(ratios).mean(axis=2)),
             "gap_ratio_lo": (("rule", "shell"), np.array(ratios)[:, :, 0]),
             "gap_ratio_hi": (("rule", "shell"), np.array(ratios)[:, :, 1]),
             "unknown_low": column(lambda found: None if found.interval is None else found.interval[0]),

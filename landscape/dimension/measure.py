@@ -17,7 +17,7 @@ from landscape.dimension import answers, direct
 from landscape.dimension.answers import POINTWISE, SEGMENT, Evidence
 from landscape.dimension.base import Base, measure_base, sizes
 from landscape.dimension.gather import Effort, Gathered, gather
-from landscape.dimension.horizon import effective_number, finite_horizon
+from landscape.dimension.horizon import effective_number, finite_horizon, training_dimension
 from landscape.dimension.lipschitz import LipschitzSamples, kink, secant
 from landscape.dimension.metric import Point, preconditioned
 from landscape.dimension.options import DimensionOptions, check, check_inputs, dynamics_of, rules_of
@@ -29,6 +29,8 @@ from landscape.dimension.tensor import tensor_norm
 from landscape.dimension.trajectory import Trajectory
 from landscape.errors import MemoryLimitError
 from landscape.problem import Problem
+
+_SHARE = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +81,8 @@ def measure(
         _samples(gathered.samples, evidence, region, point),
         _eigenvalues(base, dynamics),
         direct.stationarity(point, base),
-        _horizon(base, options),
+        _horizon(base, options.time),
+        _subspaces(point, base, moved),
         _states(point, base, moved, options, effort.seed),
     ]
     result = xr.merge(parts, join="exact", compat="no_conflicts").assign(_facts(problem, evidence))
@@ -182,16 +185,28 @@ def _eigenvalues(base: Base, dynamics: Dynamics) -> xr.Dataset:
     return xr.Dataset({name: ("eigen", values) for name, values in columns.items()}, {"eigen": base.label})
 
 
-def _horizon(base: Base, options: DimensionOptions) -> xr.Dataset:
+def _horizon(base: Base, time: float | None) -> xr.Dataset:
     """Return the split over the training time, where both time and spectral density are known."""
-    if base.density is None or options.time is None:
+    if base.density is None or time is None:
         return xr.Dataset()
-    split = finite_horizon(base.density, options.time)
-    result: dict[str, Any] = {"time": options.time}
+    split = finite_horizon(base.density, time)
+    result: dict[str, Any] = {"time": time}
     for name in ("frozen", "active", "slaved", "escaping"):
         result[f"n_{name}"], result[f"n_{name}_se"] = getattr(split, name), getattr(split, f"{name}_se")
-    result["effective_number"], result["effective_number_se"] = effective_number(base.density, 1 / options.time)
+    result["effective_number"], result["effective_number_se"] = effective_number(base.density, 1 / time)
     return xr.Dataset(result)
+
+
+def _subspaces(point: Point, base: Base, moved: Trajectory | None) -> xr.Dataset:
+    """Return the dimension of a random subspace through the first state that reaches a tenth of its excess loss."""
+    if base.density is None or moved is None:
+        return xr.Dataset()
+    excess = _SHARE * (point.loss(moved.states[0]) - point.loss())
+    if not excess > 0:
+        return xr.Dataset()
+    distance = float((moved.states[0] - point.theta).double().norm())
+    value, error = training_dimension(base.density, distance, excess)
+    return xr.Dataset({"training_dimension": value, "training_dimension_se": error, "excess_loss": excess})
 
 
 def _states(point: Point, base: Base, moved: Trajectory | None, options: DimensionOptions, seed: int) -> xr.Dataset:

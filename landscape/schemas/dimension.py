@@ -22,6 +22,7 @@ DIMENSION: dict[str, Variable] = {
     "num_fast": number("1", "number n - N of fast modes", *_ANSWER),
     "gap_index": number("1", "label from the top of the gap behind dimension_upper", *_ANSWER),
     "gap_width": number(CURVATURE, "gap behind dimension_upper, less the errors of its ends", *_ANSWER),
+    "gap_ratio": number("1", "best known gap over what the rule asks; above 1 it is admissible", *_ANSWER),
     "gap_ratio_lo": number("1", "best known gap over what the rule asks, errors against it", *_ANSWER),
     "gap_ratio_hi": number("1", "best known gap over what the rule asks, errors in its favour", *_ANSWER),
     "unknown_low": number(CURVATURE, "lower end of the interval in which a better gap could hide", *_ANSWER),
