@@ -1,7 +1,7 @@
 r"""Spectral gaps, and whether eigenvalues stand out of a continuous bulk.
 
-A gap ``gap(k)`` is :math:`\lambda_k - \lambda_{k+1}`, named by the label of its upper eigenvalue. It is *resolved* if it
-exceeds the sum of its two residuals, and told apart from none *by the data* if it exceeds four ``gap_se``.
+A gap ``gap(k)`` is :math:`\lambda_k - \lambda_{k+1}`, named by the label of its upper eigenvalue. It is *resolved* if
+it exceeds the sum of its two residuals, and told apart from none *by the data* if it exceeds four ``gap_se``.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ SAFE_GAP = 4.0
 def add_gaps(result: xr.Dataset) -> xr.Dataset:
     r"""Add ``gap``, ``relative_gap`` and ``gap_resolved`` to eigenvalues with residuals.
 
-    Labels run 1, 2, ... from the top and -1, -2, ... from the bottom, in any order. The gap below the last eigenvalue of
-    either end is not known (NaN), and is not resolved. ``relative_gap`` is
+    Labels run 1, 2, ... from the top and -1, -2, ... from the bottom, in any order. The gap below the last eigenvalue
+    of either end is not known (NaN), and is not resolved. ``relative_gap`` is
     :math:`(\lambda_k - \lambda_{k+1}) / |\lambda_{k+1}|`.
     """
     labels = result["eigen"].values
@@ -45,8 +45,8 @@ def add_gaps(result: xr.Dataset) -> xr.Dataset:
 def are_safe(result: xr.Dataset) -> np.ndarray:
     """Tell, for each eigenvalue, whether the gaps on both its sides exceed ``SAFE_GAP`` of their standard errors.
 
-    Fixed-vector error bars hold there. An unknown gap may be anything, so it counts as unsafe; there is none above label
-    1 and below label -1.
+    Fixed-vector error bars hold there. An unknown gap may be anything, so it counts as unsafe; there is none above
+    label 1 and below label -1.
     """
     labels = result["eigen"].values.tolist()
     wide = {
@@ -86,8 +86,10 @@ def outliers(values: np.ndarray, residuals: np.ndarray | None = None) -> tuple[i
     .. math:: T_j = \frac{j (\lambda_j - \lambda_{j+1})}
               {\frac1m \sum_{i=j+1}^{k-1} i (\lambda_i - \lambda_{i+1})}, \qquad m = k - 1 - j,
 
-    has :math:`P(T_j > t) = (1 + t/m)^{-m}` exactly. It is tested for j = 1..k/2 at the level 0.05 / (k/2) each
-    (Bonferroni). Bulks with a lighter tail or a hard edge (Gaussian, semicircle, Marchenko-Pastur, uniform) have
+    has :math:`P(T_j > t) = (1 + t/m)^{-m}` exactly. It is tested for j = 1..k/2 at levels that fall as 1 / j^2 and sum
+    to 0.05 (weighted Bonferroni): a single outlier has the smallest statistic, j outliers are seen by a factor j more
+    clearly. With equal levels an outlier at twice the edge of 1,000 Gaussian values is missed 4 times in 5 at k = 100.
+    Bulks with a lighter tail or a hard edge (Gaussian, semicircle, Marchenko-Pastur, uniform) have
     normalised spacings that grow with i, and repulsion makes spacings more regular, so the test is conservative there.
     Tails heavier than exponential (a power law) are not in the null: their own largest values count as outliers.
     More than k/2 outliers cannot be counted; ask for more eigenvalues.
@@ -109,9 +111,11 @@ def outliers(values: np.ndarray, residuals: np.ndarray | None = None) -> tuple[i
         scale = max(rest.mean(), np.finfo(float).tiny)
         clear = spacing[j - 1] if spacing[j - 1] > floor[j - 1] else 0.0
         p_values[j - 1] = np.exp(-len(rest) * np.log1p(j * clear / scale / len(rest)))
-    significant = np.flatnonzero(p_values <= LEVEL / scanned)
+    share = 1.0 / np.arange(1, scanned + 1) ** 2
+    adjusted = p_values * share.sum() / share
+    significant = np.flatnonzero(adjusted <= LEVEL)
     count = int(significant[-1]) + 1 if len(significant) else 0
-    return count, float(min(1.0, scanned * p_values.min()))
+    return count, float(min(1.0, adjusted.min()))
 
 
 def outlier_table(result: xr.Dataset) -> xr.Dataset:

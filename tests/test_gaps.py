@@ -70,11 +70,13 @@ def test_outliers_at_twice_the_edge_are_counted(bulk: str, factors: list[float])
     assert right >= 0.95 * (SEEDS // 5)
 
 
-def test_outlier_at_twice_a_gaussian_bulks_largest_value_is_found() -> None:
+@pytest.mark.parametrize("k", [20, 100])
+@pytest.mark.parametrize("bulk", ["Gaussian", "exponential"])
+def test_outlier_at_twice_the_largest_value_of_a_bulk_with_a_tail_is_found(bulk: str, k: int) -> None:
     found = 0
     for seed in range(SEEDS):
-        values = np.random.default_rng(seed).standard_normal(2000)
-        found += gaps.outliers(top(np.append(values, 2 * np.abs(values).max())))[1] <= gaps.LEVEL
+        values = BULKS[bulk](np.random.default_rng(seed), 1000)
+        found += gaps.outliers(top(np.append(values, 2 * np.abs(values).max()), k))[0] >= 1
     assert found >= 0.95 * SEEDS
 
 
