@@ -30,9 +30,9 @@ def test_the_spectrum_descends_and_diagonalises() -> None:
 def test_too_little_memory_is_said_before_anything_is_computed() -> None:
     operator = from_matrix(symmetric(20))
     with pytest.raises(MemoryLimitError, match="GiB"):
-        dense.spectrum(operator, memory=3 * 8 * 400 - 1)
+        dense.spectrum(operator, memory=dense.COPIES * 8 * 400 - 1)
     assert operator.num_products == 0
-    dense.spectrum(operator, memory=3 * 8 * 400)
+    dense.spectrum(operator, memory=dense.COPIES * 8 * 400)
 
 
 def test_an_asymmetric_or_infinite_operator_is_refused() -> None:
