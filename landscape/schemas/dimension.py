@@ -34,7 +34,7 @@ DIMENSION: dict[str, Variable] = {
     "secant": number(CURVATURE, "|F(u') - F(u)| / |u' - u| since the last state", "step"),
     "lipschitz": number(CURVATURE, "largest sampled |H(W* + u) - H(W*)|, a lower bound", "shell"),
     "lipschitz_osc": number(CURVATURE, "half the sampled range of eigenvalues of the change, a lower bound", "shell"),
-    "lipschitz_half": number(CURVATURE, "the same as lipschitz from every second sample", "shell"),
+    "lipschitz_half": number(CURVATURE, "the smaller of its values from two halves of the searches", "shell"),
     "lipschitz_factor": number("1", "factor of the Lipschitz constant under the dynamics"),
     "num_samples": count("sampled Hessian differences within the radius", "shell"),
     "sample_radius": number("parameter", "length of the displacement", "sample"),

@@ -28,6 +28,10 @@ GFS: dict[str, Variable] = {
     "random_loss_distinct_se": number("nat", "standard error of the loss of random neurons", *_SELECTED),
     "rival_loss": number("nat", "loss of another choice of k neurons", "cell", "step", "rival", "size"),
     "pick_overlap": number("1", "weighted Jaccard index of the picks and those of the last checkpoint", *_SELECTED),
+    "pick_drift": number(
+        "1", "largest Jaccard distance of the picks to those of the four checkpoints before", *_SELECTED
+    ),
+    "score_drift": number("1", "largest 1 - Spearman's correlation of the neurons' norms, likewise", *_TRAINED),
     "dense_loss": number("nat", "loss of the dense network", *_TRAINED),
     "dense_accuracy": number("1", "training accuracy of the dense network", *_TRAINED),
     "dense_test_accuracy": number("1", "test accuracy of the dense network", *_TRAINED),

@@ -95,6 +95,17 @@ COORDINATES: dict[str, Variable] = {
     "fast": count("number k of fast directions", "fast"),
     "iteration": count("iteration of the approximate manifold", "iteration"),
     "twin_step": count("step of the twin runs", "twin_step"),
+    "section_size": count("number k of the stiffest directions", "section_size"),
+    "prior_factor": number("1", "prior standard deviation over its reference width", "prior_factor"),
+    "damping": number(CURVATURE, "damping added to the curvature", "damping"),
+    "candidate": count("preconditioner that was tried on the pilot directions", "candidate"),
+    "sampler": label("identity (plain), filter (filter-normalised) or preconditioned sampling", "sampler"),
+    "ray": count("random direction", "ray"),
+    "order": label("order in which weights are pruned", "order"),
+    "fraction": number("1", "pruned fraction of the prunable weights", "fraction"),
+    "relative_size": number("1", "size rho of the perturbation relative to the weights", "relative_size"),
+    "weight": label("parameter with rows", "weight"),
+    "case": label("benchmark case of known truth", "case"),
 }
 
 # The labels of a result, which become the dims of a study.

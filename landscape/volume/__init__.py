@@ -77,7 +77,7 @@ def measure_volume(
     >>> x, y = torch.eye(2).repeat(8, 1), torch.zeros(16, 1)
     >>> model = torch.nn.Linear(2, 1, bias=False)
     >>> volume = measure_volume(model, "mse", (x, y), estimators=("preconditioned",), cutoff=0.25, directions=40)
-    >>> round(float(volume["log_volume"]), 4), round(float(torch.tensor(torch.pi).log()), 4)
+    >>> round(float(volume["log_volume"][0]), 4), round(float(torch.tensor(torch.pi).log()), 4)
     (1.1447, 1.1447)
     """
     settings, chosen, effort = _split(options)

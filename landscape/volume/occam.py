@@ -54,7 +54,7 @@ def ellipsoid(probes: Probes, cutoff: float, rank_bound: int | None = None) -> T
             f"the ellipsoid has infinite volume: the curvature has rank at most {rank_bound} of {probes.size}; "
             "use the Occam factor"
         )
-    if smallest <= probes.resolution * largest:
+    if smallest <= probes.resolution * probes.size * largest:
         raise InputError(f"the ellipsoid has infinite volume: an eigenvalue is {smallest:.3g}; use the Occam factor")
     log_det = half(probes.trace(np.log))
     offset = log_ball(probes.size) + 0.5 * probes.size * np.log(2 * cutoff)
@@ -77,8 +77,12 @@ def damped(probes: Probes, cutoff: float, damping: float) -> Trace:
 
 
 def negative_part(probes: Probes) -> tuple[Trace, Trace]:
-    """Return the number of negative eigenvalues and the sum of their sizes (nats / parameter^2), which are clipped."""
-    number = probes.trace(lambda value: (value < 0).astype(np.float64))
+    """Return the number of negative eigenvalues and the sum of their sizes (nats / parameter^2), which are clipped.
+
+    Values that rounding cannot tell from zero are not counted.
+    """
+    zero = probes.resolution * probes.size * max(map(abs, extremes(probes)))
+    number = probes.trace(lambda value: (value < -zero).astype(np.float64))
     return number, probes.trace(lambda value: np.maximum(-value, 0.0))
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from landscape.problem import Problem
 from landscape.volume.multilevel import Probes, Trace
-from landscape.volume.occam import half
+from landscape.volume.occam import extremes, half
 from landscape.volume.preconditioners import Preconditioner, diagonal
 from landscape.volume.weights import log_ball
 
@@ -51,8 +51,10 @@ def predict(probes: Probes, cutoff: float) -> StarPrediction:
     trace, square = probes.trace(lambda v: v).value, probes.trace(np.square).value
     mean = log_ball(n) + 0.5 * n * np.log(2 * cutoff * n / trace)
     sd = np.sqrt(max(0.5 * n * (n * square / trace**2 - 1), 0.0))
-    floor = np.finfo(float).tiny
-    log_det = half(probes.trace(lambda value: np.log(np.maximum(value, floor))))
+    smallest, largest = extremes(probes)
+    if smallest <= probes.resolution * n * largest:
+        return StarPrediction(float(mean), float(sd), Trace(np.inf))
+    log_det = half(probes.trace(np.log))
     shortfall = log_det.value + 0.5 * n * np.log(trace / n)
     return StarPrediction(float(mean), float(sd), Trace(float(shortfall), log_det.se, log_det.df, log_det.bias))
 
