@@ -23,6 +23,7 @@ from landscape.errors import InputError
 
 # Theory -> the module that judges its claims, and the quantities that it reads (None: all that were measured).
 THEORIES: dict[str, tuple[str, str | None]] = {
+    "gfs": ("landscape.pretraining.claims", "gfs"),
     "imp": ("landscape.imp_claims", None),
     "inertial_manifold": ("landscape.manifold_claims", "dimension"),
 }
@@ -60,7 +61,10 @@ def evaluate_preconditions(root: str | Path, theory: str) -> xr.Dataset:
     root = Path(root)
     module, quantity = THEORIES[theory]
     run = runs.read(root)
-    judged: xr.Dataset = importlib.import_module(module).evaluate(results.open_study(root, quantity))
+    judge = importlib.import_module(module)
+    # A theory whose cells have labels of their own reads the run itself.
+    own = getattr(judge, "evaluate_run", None)
+    judged: xr.Dataset = judge.evaluate(results.open_study(root, quantity)) if own is None else own(root)
     used = {q: sorted(results.stamps(results.folder(root, q))) for q in results.quantities(root)}
     asked = {"quantity": "preconditions", "theory": theory, "run": run.fingerprint, "results": used}
     judged.attrs = {

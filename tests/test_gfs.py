@@ -224,8 +224,9 @@ def test_orders_by_norm_and_by_magnitude() -> None:
     assert list(gfs_baselines.magnitude_order(incoming, output)) == [1, 0]
 
 
-def test_backward_elimination_drops_what_is_missed_least() -> None:
-    matrix, target = problem(11, columns=6)
+@pytest.mark.parametrize("seed", range(11, 16))
+def test_backward_elimination_drops_what_is_missed_least(seed: int) -> None:
+    matrix, target = problem(seed, columns=6)
     order = gfs_baselines.backward_order(from_matrix(matrix, target).with_gram(block=4))
     left, loss = list(range(6)), square(target)
     for size in range(6, 1, -1):
@@ -237,9 +238,10 @@ def test_backward_elimination_drops_what_is_missed_least() -> None:
 
 def test_refits_solve_their_least_squares_problems() -> None:
     matrix, target = problem(12, rows=6)
-    index = np.array([3, 1, 7])
+    index = np.array([3, 1, 7, 0])
     weight, loss = gfs_baselines.refit(from_matrix(matrix, target), index)
     expected = np.linalg.lstsq(matrix[:, index], target, rcond=None)[0]
+    assert expected.min() < 0 < expected.max()
     np.testing.assert_allclose(weight, expected)
     assert loss == pytest.approx(square(target)(matrix[:, index] @ expected))
     weight, loss = gfs_baselines.refit(from_matrix(matrix, target), index, nonnegative=True)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from landscape import cli, preconditions, runs, store
 from landscape.errors import InputError
 from landscape.pretraining.claims import ClaimOptions, evaluate
 
@@ -55,7 +56,7 @@ def study(time=lambda m, n: 0.02 * m, widths=(64,), sizes=SIZES, replicates=3, *
 
 
 def verdicts(result, options=FAST):
-    table = evaluate(result, options).isel(arm=0)
+    table = evaluate(result, options).isel(method=0)
     return dict(zip(table["claim"].values.tolist(), table["verdict"].values.tolist(), strict=True))
 
 
@@ -142,7 +143,7 @@ def test_too_few_sizes_and_targets_that_are_not_crossed_are_not_resolved():
 
 
 def test_exponents_of_the_axes_differ_by_one():
-    table = evaluate(study(), FAST).isel(arm=0)["statistic"]
+    table = evaluate(study(), FAST).isel(method=0)["statistic"]
     steps, epochs, samples = (float(table.sel(claim=f"grows_{a}")) for a in ("steps", "epochs", "samples"))
     assert steps == pytest.approx(1, abs=0.05)
     assert epochs == pytest.approx(steps - 1, abs=5e-3)
@@ -154,3 +155,17 @@ def test_sizes_and_widths_that_were_not_measured_are_refused():
         evaluate(study(), ClaimOptions(size=5))
     with pytest.raises(InputError, match="7 neurons"):
         evaluate(study(), ClaimOptions(width=7))
+
+
+def test_verdicts_of_a_run_are_written_by_the_command(tmp_path, capsys):
+    run = tmp_path / "run"
+    runs.create(run, {"kind": "gfs"})
+    result = study(sizes=SIZES[:2])
+    result.attrs |= {"fingerprint": "0", "options": "{}"}
+    store.write(result, run / "gfs.nc", "gfs")
+    assert cli.exit_code(preconditions.main, [str(run), "--theory", "gfs"]) == 0
+    printed = capsys.readouterr().out
+    assert "beats_random" in printed
+    table = store.open_result(run / "results" / "preconditions_gfs.nc")
+    assert table["verdict"].sel(claim="ordered").values.tolist() == ["holds"]
+    assert set(np.unique(table["verdict"].values)) <= {"holds", "fails", "not resolved"}

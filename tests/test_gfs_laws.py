@@ -69,6 +69,7 @@ def test_intervals_cover_and_are_not_idle(scatter, tilt):
 def test_replicates_that_differ_widen_the_interval():
     wide, narrow = (exponent(sample(PLANTED["power"], 3, 0.05, tilt=t), SlopeOptions(50)) for t in (0.3, 0.0))
     assert wide.hi - wide.lo > 3 * (narrow.hi - narrow.lo)
+    assert wide.bootstrap_hi - wide.bootstrap_lo > 2 * (wide.profile_hi - wide.profile_lo)
     assert wide.bootstrap_lo < wide.profile_lo < wide.value < wide.profile_hi < wide.bootstrap_hi
 
 

@@ -151,7 +151,7 @@ def test_selection_by_loss_tries_all_when_the_screen_is_wide():
         assert path.loss[k - 1] == pytest.approx(min(values.values()))
     assert list(path.picks) == used
     narrow = layers.select_by_loss(suffix, y, LossOptions(num_picks=5, screen=1))
-    assert narrow.loss[0] == path.loss[0]
+    assert narrow.loss[0] >= path.loss[0]
     stopped = layers.select_by_loss(suffix, y, LossOptions(num_picks=5, screen=8, target=path.loss[1] + 1e-9))
     assert len(stopped.picks) <= 2
     again = layers.select_by_loss(suffix, y, LossOptions(num_picks=12, replacement=True))

@@ -8,7 +8,7 @@ import xarray as xr
 from landscape import cli, models, schemas, store
 from landscape.errors import InputError
 from landscape.pretraining import thresholds
-from landscape.pruning import gfs_cells, gfs_networks, gfs_sweep
+from landscape.pruning import gfs_cells, gfs_detect, gfs_networks, gfs_sweep
 from landscape.pruning.gfs_cells import PretrainOptions, Spec, grid, run_cell
 from landscape.pruning.gfs_measure import MeasureOptions
 
@@ -119,3 +119,24 @@ def test_the_pruned_network_computes_the_selected_average():
         gfs_networks.neurons_of(torch.nn.Linear(2, 2), x)
     size = model.hidden.weight.norm(dim=1) * model.output.weight.norm(dim=0)
     np.testing.assert_allclose(gfs_networks.importance_of(model), size.detach())
+
+
+def test_detections_are_read_off_a_cell_and_scored():
+    options = PretrainOptions(data="digits", loss="cross_entropy", steps=64, lr=0.05)
+    cell = run_cell(Spec("data", 200, 20, 0), options, MeasureOptions((5, 10), num_random=2), torch.device("cpu"))
+    cell = cell.assign(smoothness=("cell", [0.5])).assign_attrs(greedy_bounds=1)
+    found = gfs_detect.detect(cell, 10)
+    assert set(found["criterion"].values) == {"gap", "bound", "picks", "ranks", "accuracy"}
+    assert (found["regret"] >= 0).all()
+    assert ((found["saved"] >= 0) & (found["saved"] <= 1)).all()
+    accuracy = cell["test_accuracy"].sel(size=10).values[0]
+    near = np.flatnonzero(cell["accuracy"].sel(size=10).values[0] >= 0.98 * cell["dense_accuracy"].values[0])[0]
+    row = found.sel(criterion="accuracy").isel(cell=0)
+    assert float(row["detected_step"]) == cell["step"].values[near]
+    assert float(row["regret"]) == pytest.approx(accuracy.max() - accuracy[near])
+    assert float(cell["pick_drift"].isel(step=slice(0, 4)).min()) == 1.0  # fewer than four checkpoints before
+    assert float(cell["score_drift"].isel(step=-1)[0]) < 1.0
+    with pytest.raises(InputError, match="no selection has 7"):
+        gfs_detect.detect(cell, 7)
+    with pytest.raises(InputError, match="not measured"):
+        gfs_detect.detect(cell.drop_vars([n for n in gfs_detect.FINAL if n in cell]), 10)

@@ -28,11 +28,13 @@ tolerances are ours. ``log_k`` is not resolved as a statement about selection un
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import scipy.stats
 import xarray as xr
 
+from landscape import store
 from landscape.decisions import HOLDS, Verdict, decide, decide_every, pooled_se, total_noise, unresolved
 from landscape.errors import InputError
 from landscape.pretraining import bounds, laws, thresholds
@@ -82,7 +84,7 @@ class Row:
 
 
 def evaluate(result: xr.Dataset, options: ClaimOptions | None = None) -> xr.Dataset:
-    """Return the verdicts over (claim, arm) for a ``gfs`` Dataset of many cells.
+    """Return the verdicts over ``claim`` and ``method``, the kind of targets, for a ``gfs`` Dataset of many cells.
 
     Returns
     -------
@@ -95,10 +97,18 @@ def evaluate(result: xr.Dataset, options: ClaimOptions | None = None) -> xr.Data
     columns = [_of_arm(result.isel(cell=np.flatnonzero(result["arm"].values == arm)), options) for arm in arms]
     names = [row.claim for row in columns[0]]
     table: dict[str, tuple[tuple[str, str], np.ndarray]] = {}
-    table["statistic"] = ("claim", "arm"), np.array([[row.statistic for row in rows] for rows in columns]).T
+    table["statistic"] = ("claim", "method"), np.array([[row.statistic for row in rows] for rows in columns]).T
     for field in ("effect", "noise", "margin", "verdict", "reason"):
-        table[field] = ("claim", "arm"), np.array([[getattr(row.verdict, field) for row in rows] for rows in columns]).T
-    return xr.Dataset(table, {"claim": names, "arm": arms})
+        table[field] = (
+            ("claim", "method"),
+            np.array([[getattr(row.verdict, field) for row in rows] for rows in columns]).T,
+        )
+    return xr.Dataset(table, {"claim": names, "method": arms})
+
+
+def evaluate_run(root: Path) -> xr.Dataset:
+    """Return the verdicts of the joined cells, RUN/gfs.nc, of a run of ``python -m landscape.pruning gfs_sweep``."""
+    return evaluate(store.open_result(root / "gfs.nc"))
 
 
 def _of_arm(cells: xr.Dataset, options: ClaimOptions) -> list[Row]:

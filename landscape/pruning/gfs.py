@@ -181,7 +181,9 @@ class Path:
 def select(products: Products, options: SelectOptions | None = None) -> Path:
     """Select neurons greedily for the loss l(u) = |u - y|^2 / 2.
 
-    Notes ----- Cost: one Gram column, O(mN), for every neuron that is new; O(N) for everything else (O(N) throughout
+    Notes
+    -----
+    Cost: one Gram column, O(mN), for every neuron that is new; O(N) for everything else (O(N) throughout
     after ``with_gram``). Scores are float64. Ties go to the lowest index; scores count as tied when they agree to
     1e-12 of their largest term. Error: the loss is a difference of terms of size |u|^2 and |y|^2, so it is good to
     about 1e-16 of these, never negative.

@@ -75,7 +75,9 @@ def refit(products: Products, index: Integers, nonnegative: bool = False) -> tup
     nonnegative
         Whether weights below zero are forbidden (they need not sum to one either way).
 
-    Notes ----- Cost: c Gram columns and O(c^3). Error: directions in which the Gram matrix is below 1e-12 of its
+    Notes
+    -----
+    Cost: c Gram columns and O(c^3). Error: directions in which the Gram matrix is below 1e-12 of its
     largest are left out.
     """
     index = np.asarray(index)

@@ -15,8 +15,8 @@ from landscape.cli import option
 from landscape.datasets import Data, Sample
 from landscape.errors import InputError
 from landscape.models import TwoLayer
-from landscape.pruning.early_bird import jaccard_distance
-from landscape.pruning.gfs import Path
+from landscape.pruning.early_bird import StableOptions, jaccard_distance, rank_distance
+from landscape.pruning.gfs import Floats, Path
 from landscape.pruning.gfs_measure import MeasureOptions, measure
 from landscape.pruning.gfs_networks import importance_of, loss_of, neurons_of, subnetwork
 from landscape.training import TrainOptions
@@ -89,7 +89,7 @@ def run_cell(spec: Spec, pretraining: PretrainOptions, measuring: MeasureOptions
     tensors = data.x.to(device), data.y.to(device)
     held = None if test is None else (test.x.to(device), test.y.to(device))
     checkpoints = grid(pretraining.steps)
-    found: list[tuple[xr.Dataset, Path]] = []
+    found: list[Measured] = []
 
     def after_step(step: int) -> None:
         if step in checkpoints:
@@ -164,12 +164,13 @@ def _seed(pretraining: PretrainOptions, replicate: int) -> int:
 
 
 Tensors = tuple[Data, tuple[Tensor, Tensor], tuple[Tensor, Tensor] | None]
+Measured = tuple[xr.Dataset, Path, Floats]  # of a checkpoint: variables over size, the path, |Phi_i|^2
 
 
 @torch.no_grad()
 def _checkpoint(
     model: TwoLayer, examples: Tensors, pretraining: PretrainOptions, measuring: MeasureOptions
-) -> tuple[xr.Dataset, Path]:
+) -> Measured:
     """Measure the selections at the present weights."""
     data, (x, _), test = examples
     neurons = neurons_of(model, x)
@@ -182,7 +183,7 @@ def _checkpoint(
         result = result.assign(test_accuracy=("size", np.array(pruned)), dense_test_accuracy=dense)
     if pretraining.fine_tune_steps:
         result = result.assign(_tuned(model, path, examples, pretraining, measuring.sizes))
-    return result, path
+    return result, path, neurons.norm2()
 
 
 def _tuned(
@@ -214,16 +215,21 @@ def _accuracy(model: TwoLayer, loss: str, part: tuple[Tensor, Tensor]) -> float:
     return float("nan") if found is None else found
 
 
-def _assemble(
-    spec: Spec, found: list[tuple[xr.Dataset, Path]], checkpoints: list[int], data: Data, batch_size: int
-) -> xr.Dataset:
+def _assemble(spec: Spec, found: list[Measured], checkpoints: list[int], data: Data, batch_size: int) -> xr.Dataset:
     """Return the Dataset of a cell from what was measured at its checkpoints."""
-    last = found[-1][1]
-    joined = []
-    for result, path in found:
-        sizes = result["size"].values
-        overlap = [1 - jaccard_distance(path.weight(k), last.weight(k)) for k in sizes]
-        joined.append(result.assign(pick_overlap=("size", np.array(overlap))))
+    joined, memory = [], StableOptions().memory - 1
+    for place, (result, path, norms) in enumerate(found):
+        before = found[max(0, place - memory) : place]
+        enough = len(before) == memory
+        ranks = max((rank_distance(norms, other[2]) for other in before), default=1.0) if enough else 1.0
+        drift, overlap = [], []
+        for size in result["size"].values:
+            weight = path.weight(size)
+            distances = [jaccard_distance(weight, other[1].weight(size)) for other in before]
+            drift.append(max(distances) if enough else 1.0)
+            overlap.append(1 - jaccard_distance(weight, found[-1][1].weight(size)))
+        result = result.assign(pick_drift=("size", np.array(drift)), pick_overlap=("size", np.array(overlap)))
+        joined.append(result.assign(score_drift=ranks))
     cell = xr.concat(joined, xr.Variable("step", checkpoints)).expand_dims(cell=[0]).transpose("cell", "step", ...)
     labels = {
         "num_examples": len(data),

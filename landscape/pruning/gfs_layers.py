@@ -27,6 +27,7 @@ from landscape.pruning.gfs import Floats, Path, Products, SelectOptions, from_gr
 from landscape.pruning.gfs_sites import Network, Site, Suffix
 
 CHUNK = 1 << 25  # numbers held at a time
+FIRST = 4  # times as many channels are tried at the first pick, which starts from the dense layer and goes far
 
 
 def patches_of(features: Tensor, consumer: nn.Module, num_channels: int) -> tuple[Tensor, Tensor]:
@@ -52,7 +53,9 @@ def imitation(features: Tensor, consumer: nn.Module, num_channels: int) -> Produ
     features
         What the layer reads, ``(B, C, H, W)`` or flattened ``(B, C H W)``.
 
-    Notes ----- Cost: the cheaper of forming all Phi_c, count C out (p + C) operations, and of the Gram matrices of
+    Notes
+    -----
+    Cost: the cheaper of forming all Phi_c, count C out (p + C) operations, and of the Gram matrices of
     patches and weights, G_cc' = C^2 sum_ab (W_c' W_c')_ab (P_c' P_c')_ab, count (C p)^2, for p weights a channel and
     output.
     """
@@ -126,8 +129,10 @@ def select_by_loss(suffix: Suffix, y: Tensor, options: LossOptions) -> Path:
     y
         Class labels of the batch, ``(B,)``.
 
-    Notes ----- Cost: a step is a forward and a backward pass and ``screen`` forward passes from the site on; the first
-    step tries all channels. Error: a channel that the gradient does not put among the first ``screen`` is not tried.
+    Notes
+    -----
+    Cost: a step is a forward and a backward pass and ``screen`` forward passes from the site on (the first: four times
+    as many). Error: a channel that the gradient does not put among those is not tried.
     """
     channels = suffix.site.num_channels
     if not options.replacement and options.num_picks > channels:
@@ -137,11 +142,10 @@ def select_by_loss(suffix: Suffix, y: Tensor, options: LossOptions) -> Path:
     picks: list[int] = []
     losses: list[float] = []
     for k in range(1, options.num_picks + 1):
-        tried = torch.arange(channels, device=mask.device)
-        if k > 1:
-            slope = mask_gradient(suffix, y, mask)
-            slope[used & (not options.replacement)] = torch.inf
-            tried = slope.argsort(stable=True)[: min(options.screen, int(torch.isfinite(slope).sum()))].sort().values
+        slope = mask_gradient(suffix, y, mask if k > 1 else torch.full_like(mask, 1 / channels))
+        slope[used & (not options.replacement)] = torch.inf
+        lot = options.screen * (1 if k > 1 else FIRST)
+        tried = slope.argsort(stable=True)[: min(lot, int(torch.isfinite(slope).sum()))].sort().values
         masks = (1 - 1 / k) * mask + identity[tried] / k
         values = torch.cat([mask_losses(suffix, y, part) for part in masks.split(options.batch)])
         best = int(values.argmin())

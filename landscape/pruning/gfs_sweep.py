@@ -24,7 +24,6 @@ from landscape.pruning.gfs import SelectOptions
 from landscape.pruning.gfs_cells import ARMS, PretrainOptions, Spec, grid, run_cell
 from landscape.pruning.gfs_convex import SMOOTHNESS
 from landscape.pruning.gfs_measure import RIVALS, MeasureOptions
-from landscape.pruning.imp import fail
 from landscape.tasks import Outcome, Task, TaskOptions
 
 DESCRIPTION = (
@@ -136,7 +135,7 @@ def main(argv: Sequence[str]) -> int:
             cli.log(f"{outcome.name}: {outcome.error or outcome.value}", output.quiet)
 
         outcomes = tasks.run(work, TaskOptions(output.workers, output.scheduler), report)
-    fail([outcome for outcome in outcomes if outcome.error is not None])
+    tasks.raise_failures(outcomes)
     joined = join([_file(run.root, recipe, spec) for spec in specs])
     joined.attrs |= {"options": store.as_json(asdict(arguments) | {"output": None}), "seconds": None}
     joined.attrs["fingerprint"] = store.fingerprint({"quantity": QUANTITY, "joined": sorted(_names(joined))})
