@@ -14,8 +14,8 @@ claim                statement (statistic; it passes above its threshold)
 ===================  ===================================================================================================
 
 A sampled Lipschitz constant is a lower bound and a sampled cone gap an upper bound: a violation is definite, and
-``holds`` needs an adversarial region in which doubling the samples changes l by less than 5 %. Failing a sufficient
-condition is not the absence of a manifold; thresholds of ``slaving`` and ``steady_graph`` are ours.
+``holds`` needs an adversarial region in which two independent halves of the searches agree on l to 5 %. Failing a
+sufficient condition is not the absence of a manifold; thresholds of ``slaving`` and ``steady_graph`` are ours.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def _sampling_obstacle(cell: xr.Dataset) -> str:
         return "sampled without adversarial search"
     whole, half = float(cell["lipschitz"].values[-1]), float(cell["lipschitz_half"].values[-1])
     if not whole <= (1 + GROWTH) * half:
-        return f"l still grows by more than {GROWTH:.0%} when the samples double"
+        return f"two halves of the searches differ in l by more than {GROWTH:.0%}"
     return ""
 
 

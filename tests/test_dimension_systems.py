@@ -241,3 +241,5 @@ def test_a_sample_of_displacements_keeps_its_kinds() -> None:
     assert (oscillation[1:] <= constants[1:]).all()
     assert found.select("trajectory").radius.tolist() == [0.5]
     assert found.num_products == 8
+    halves = merge([found, found, found.select("trajectory")]).halves()
+    assert [part.radius.tolist() for part in halves] == [[0.5, 1.0, 0.5], [0.5, 1.0]]

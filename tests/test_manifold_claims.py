@@ -84,7 +84,7 @@ def changed(result: xr.Dataset, **values: Any) -> xr.Dataset:
 def test_what_stands_in_the_way_is_named() -> None:
     result = of_cubic(0.5)
     grown = evaluate(changed(result, lipschitz_half=0.9 * result["lipschitz"].values))
-    assert "still grows" in grown["reason"].sel(claim="gap_2l").item()
+    assert "two halves" in grown["reason"].sel(claim="gap_2l").item()
     hidden = changed(of_cubic(2.8), unknown_low=0.1, unknown_high=4.0)
     found = evaluate(hidden)
     assert word(found, "gap_2l") == NOT_RESOLVED

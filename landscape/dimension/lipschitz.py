@@ -9,7 +9,7 @@ sampled supremum is a lower bound of the true one and carries its region and its
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -66,6 +66,8 @@ class LipschitzSamples:
     kind
         Where the sample is from: ``trajectory``, ``isotropic``, ``eigenvector``, ``gradient``, ``ray`` or
         ``adversarial``.
+    search
+        Number of the search that each sample is from, ``(s,)``: a displacement of its own, or an ascent.
     num_products
         Cost of all of them.
     """
@@ -74,6 +76,7 @@ class LipschitzSamples:
     low: Array
     high: Array
     kind: NDArray[np.str_]
+    search: NDArray[np.int64]
     num_products: int = 0
 
     @property
@@ -90,12 +93,22 @@ class LipschitzSamples:
             "ball": ~np.isin(self.kind, ["trajectory", "adversarial"]),
             "adversarial": np.ones(len(self.kind), dtype=bool),
         }[region]
-        return LipschitzSamples(self.radius[keep], self.low[keep], self.high[keep], self.kind[keep], self.num_products)
+        return self._only(keep)
 
-    def every_second(self) -> LipschitzSamples:
-        """Return half of the samples, to see how much the other half adds."""
-        part = slice(None, None, 2)
-        return LipschitzSamples(self.radius[part], self.low[part], self.high[part], self.kind[part], self.num_products)
+    def halves(self) -> tuple[LipschitzSamples, LipschitzSamples]:
+        """Return the samples of every second search and those of the others, to see whether independent ones agree."""
+        rank = np.unique(self.search, return_inverse=True)[1]
+        return self._only(rank % 2 == 0), self._only(rank % 2 == 1)
+
+    def _only(self, keep: NDArray[np.bool_]) -> LipschitzSamples:
+        return replace(
+            self,
+            radius=self.radius[keep],
+            low=self.low[keep],
+            high=self.high[keep],
+            kind=self.kind[keep],
+            search=self.search[keep],
+        )
 
     def constants(self, radii: Array) -> tuple[Array, Array, NDArray[np.int64]]:
         """Return l, l_osc and the number of samples within each radius, ``(r,)``; NaN where there is no sample.
@@ -191,6 +204,7 @@ def _samples(radius: Array, found: Sequence[Extremes], kind: Sequence[str]) -> L
         low=np.array([end.low for end in found]),
         high=np.array([end.high for end in found]),
         kind=np.array(kind, dtype=str),
+        search=np.arange(len(found)),
         num_products=sum(end.num_products for end in found),
     )
 
@@ -304,12 +318,13 @@ def smallest_failure(fails_at: Callable[[float], bool], tolerance: float = 1e-3,
 
 
 def merge(parts: Sequence[LipschitzSamples]) -> LipschitzSamples:
-    """Return all samples together."""
+    """Return all samples together; each part counts as one search."""
     return LipschitzSamples(
         radius=np.concatenate([part.radius for part in parts]),
         low=np.concatenate([part.low for part in parts]),
         high=np.concatenate([part.high for part in parts]),
         kind=np.concatenate([part.kind for part in parts]),
+        search=np.repeat(np.arange(len(parts)), [len(part.radius) for part in parts]),
         num_products=sum(part.num_products for part in parts),
     )
 

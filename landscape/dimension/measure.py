@@ -143,7 +143,7 @@ def _names(names: tuple[str, ...] | list[str]) -> np.ndarray:
 def _samples(samples: LipschitzSamples, evidence: Evidence, region: Region, point: Point) -> xr.Dataset:
     """Return Lipschitz constants over radii, all raw samples, and the kinks; the cone margins over all samples."""
     largest, oscillation, number = evidence.samples.constants(region.radii)
-    half, _, _ = evidence.samples.every_second().constants(region.radii)
+    half = np.min([part.constants(region.radii)[0] for part in evidence.samples.halves()], axis=0)
     rays = samples.kind == "ray"
     eps = float(torch.finfo(point.dtype).eps)
     bend = kink(samples.radius[rays], samples.norm[rays], float(np.abs(evidence.base.eigenvalue).max()), eps)

@@ -192,4 +192,5 @@ def _pack(samples: LipschitzSamples) -> dict[str, Any]:
 
 def _unpack(part: dict[str, Any]) -> LipschitzSamples:
     radius, low, high = part["numbers"].numpy()
-    return LipschitzSamples(radius, low, high, np.array(part["kind"], dtype=str), part["num_products"])
+    search = np.zeros(len(radius), dtype=np.int64)
+    return LipschitzSamples(radius, low, high, np.array(part["kind"], dtype=str), search, part["num_products"])
