@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from landscape import checkpoints, cli, schemas, store
+from landscape import checkpoints, cli, runs, schemas, store
 from landscape.pruning import gfs_command
 from landscape.pruning.__main__ import main
 from landscape.pruning.gfs import SelectOptions, select
@@ -115,3 +115,24 @@ def test_runs_give_one_cell_a_replicate(trained, tmp_path):
         gfs("--checkpoints", root, "--sizes", "2", "--loss", "mse", "--num-examples", 20, "--out", out, "--quiet") == 0
     )
     assert store.open_result(out).sizes["cell"] == 2
+
+
+def test_subnetworks_are_a_run_that_a_study_can_measure(trained, tmp_path, capsys):
+    root, out = tmp_path / "subnetworks", tmp_path / "selected.nc"
+    argv = ("--checkpoints", trained, "--sizes", "2,6", "--loss", "mse", "--num-examples", 50, "--out", out)
+    assert gfs(*argv, "--subnetworks", root, "--keep", 6) == 0
+    assert capsys.readouterr().out.strip().splitlines()[-2:] == [str(out), str(root)]
+    cells = runs.read(root).cells()
+    assert [(cell.method, cell.level) for cell in cells] == [
+        (m, i) for m in ("gfs", "random_neurons") for i in range(3)
+    ]
+    result = store.open_result(out)
+    options = checkpoints.ProblemOptions(num_examples=50, loss="mse")
+    for cell in cells:
+        problem = checkpoints.load(runs.read(root).minimum(cell), options)
+        at = result.isel(cell=0, step=cell.level).sel(size=6)
+        assert problem.num_params == int(at["num_distinct"]) * (64 + 10)
+        if cell.method == "gfs":
+            assert problem.loss() == pytest.approx(float(at["loss"]), rel=1e-5)
+    assert gfs(*argv, "--keep", 6) == 2
+    assert "belongs to --subnetworks" in capsys.readouterr().err

@@ -19,6 +19,8 @@ from landscape.cli import option
 from landscape.datasets import EXAMPLES, NORMALIZE, SPLITS, Data
 from landscape.errors import InputError
 from landscape.models import TwoLayer
+from landscape.pruning import gfs_subnetworks
+from landscape.pruning.gfs import Path as Selection
 from landscape.pruning.gfs_convex import SMOOTHNESS
 from landscape.pruning.gfs_measure import measure
 from landscape.pruning.gfs_networks import importance_of, loss_of, neurons_of
@@ -75,6 +77,8 @@ class OutputOptions:
     """Output."""
 
     out: Path | None = option(None, help="result (default: gfs.nc beside the checkpoints)", metavar="FILE.nc")
+    subnetworks: Path | None = option(None, help="also write the subnetworks as a run for studies", metavar="RUN")
+    keep: int | None = option(None, help="picks of these subnetworks (default: the largest size)", metavar="K")
     threads: int | None = option(None, help="CPU threads (default: as torch decides)", metavar="N")
     memory: float | None = option(None, help="most memory for the activations", metavar="GIB")
     force: bool = option(False, help="replace a different result at the same path")
@@ -108,10 +112,12 @@ def main(argv: Sequence[str]) -> int:
     fingerprint = store.fingerprint({"quantity": QUANTITY, **asked})
     beside = network.checkpoints if network.checkpoints.is_dir() else network.checkpoints.parent
     out = output.out or beside / "gfs.nc"
+    if output.keep is not None and output.subnetworks is None:
+        raise InputError("--keep belongs to --subnetworks")
     result = store.find_existing(out, fingerprint, output.force)
-    if result is None:
+    if result is None or output.subnetworks is not None:
         started = time.perf_counter()
-        result = measure_cells(trainings, data, arguments)
+        result = measure_cells(trainings, data, arguments, fingerprint)
         result.attrs |= {
             "fingerprint": fingerprint,
             "options": store.as_json(asked),
@@ -119,11 +125,11 @@ def main(argv: Sequence[str]) -> int:
             "threads": threads,
             "seconds": time.perf_counter() - started,
         }
-        store.write(result, out, QUANTITY, output.force)
+        store.write(result, out, QUANTITY, force=True)
     else:
         cli.log(f"{out} holds this result already", output.quiet)
     cli.show(describe(result), output.quiet)
-    cli.show_paths(out)
+    cli.show_paths(out, output.subnetworks)
     return cli.DONE
 
 
@@ -159,8 +165,10 @@ class File:
         return cls(path, checkpoint.sha256, checkpoint.step, checkpoint.replicate)
 
 
-def measure_cells(trainings: Sequence[Sequence[File]], data: Data, arguments: Arguments) -> xr.Dataset:
-    """Return the selections from all checkpoints of all trainings, one cell each."""
+def measure_cells(
+    trainings: Sequence[Sequence[File]], data: Data, arguments: Arguments, fingerprint: str
+) -> xr.Dataset:
+    """Return the selections from all checkpoints of all trainings, one cell each; write the subnetworks if asked to."""
     network = arguments.network
     loss = network.loss or checkpoints.read(trainings[0][0].path).loss or "cross_entropy"
     if loss not in SMOOTHNESS:
@@ -170,11 +178,17 @@ def measure_cells(trainings: Sequence[Sequence[File]], data: Data, arguments: Ar
     with cli.progress(sum(map(len, trainings)), "checkpoints", arguments.output.quiet) as bar:
         for number, files in enumerate(trainings):
             by_step = {i if file.step is None else file.step: file for i, file in enumerate(files)}
-            results = []
-            for step in sorted(by_step):
-                results.append(_measure_one(checkpoints.read(by_step[step].path), data, loss, arguments))
-                bar.update()
             replicate = number if files[0].replicate is None else files[0].replicate
+            results = []
+            for level, step in enumerate(sorted(by_step)):
+                checkpoint = checkpoints.read(by_step[step].path)
+                measured, path = _measure_one(checkpoint, data, loss, arguments)
+                results.append(measured)
+                if arguments.output.subnetworks is not None:
+                    size = arguments.output.keep or arguments.selection.sizes[-1]
+                    run = gfs_subnetworks.open_run(arguments.output.subnetworks, fingerprint, size)
+                    gfs_subnetworks.save(run, checkpoint, path, (replicate, level, size), network.seed)
+                bar.update()
             cell = xr.concat(results, xr.Variable("step", sorted(by_step))).expand_dims(cell=[number])
             cells.append(cell.assign(replicate=("cell", [replicate])))
     if any(not np.array_equal(cell["step"], cells[0]["step"]) for cell in cells):
@@ -189,8 +203,8 @@ def measure_cells(trainings: Sequence[Sequence[File]], data: Data, arguments: Ar
 
 
 @torch.no_grad()
-def _measure_one(checkpoint: Checkpoint, data: Data, loss: str, arguments: Arguments) -> xr.Dataset:
-    """Return the selections from one checkpoint."""
+def _measure_one(checkpoint: Checkpoint, data: Data, loss: str, arguments: Arguments) -> tuple[xr.Dataset, Selection]:
+    """Return the selections from one checkpoint, and their path."""
     network = arguments.network
     device, dtype = checkpoints.resolve_device(network.device), DTYPES[network.dtype]
     model = checkpoints.model_of(checkpoint, network.of_problem(), data)
@@ -201,8 +215,8 @@ def _measure_one(checkpoint: Checkpoint, data: Data, loss: str, arguments: Argum
     neurons = neurons_of(model, data.x.to(device, dtype), memory)
     targets = loss_of(loss, data.y, model.output.out_features, neurons.hidden)
     order = np.argsort(-importance_of(model), kind="stable")
-    result = measure(neurons, targets, arguments.selection.measuring(network.seed), order)[0]
-    return result.assign(num_neurons=neurons.num_neurons)
+    result, path = measure(neurons, targets, arguments.selection.measuring(network.seed), order)
+    return result.assign(num_neurons=neurons.num_neurons), path
 
 
 def describe(result: xr.Dataset) -> str:
