@@ -155,7 +155,8 @@ def prune(model: nn.Module, x: Tensor, y: Tensor, options: ChannelOptions) -> Pr
     mask = _joined(found)
     with torch.no_grad():
         for name, kept in mask.items():
-            network.model.get_parameter(name).mul_(kept)
+            parameter = network.model.get_parameter(name)
+            parameter.mul_(kept.to(parameter.device))
     kept_channels = {layer.site.producer: layer.kept for layer in layers}
     return Pruned(network.model, mask, layers, gfs_layers.remaining(counts, sites, kept_channels))
 

@@ -56,7 +56,7 @@ def tangent_kernel(x: Tensor, incoming: Tensor, outgoing: Tensor, activation: Ca
     for c in range(outputs):
         for other in range(outputs):
             kernel[:, c, :, other] += gram * (weighted[c] @ weighted[other].T)
-    return np.asarray(kernel.reshape(rows * outputs, -1).numpy() / incoming.shape[0] ** 2)
+    return np.asarray(kernel.reshape(rows * outputs, -1).cpu().numpy() / incoming.shape[0] ** 2)
 
 
 @dataclass(frozen=True)
