@@ -167,7 +167,7 @@ def test_large_problems_go_through_lanczos_and_probes() -> None:
     """With all eigenvalues out of reach, the same numbers come with error bars."""
     point = Problem.from_model(network(), "cross_entropy", data())
     exact = run(point, estimators=("occam", "star", "preconditioned", "gaussian_mass"), prior_sd=0.5)
-    options = {"dense": 0, "rank": 8, "num_probes": 6, "depth": 30, "prior_sd": 0.5, "tolerance": 1e-6}
+    options = {"dense": 0, "rank": 8, "trace_probes": 6, "trace_depth": 30, "prior_sd": 0.5, "pair_tolerance": 1e-6}
     kinds = ("low_rank", "low_rank_diagonal", "polynomial", "diagonal")
     found = run(
         point, estimators=("occam", "star", "preconditioned", "gaussian_mass"), preconditioners=kinds, **options
@@ -184,8 +184,8 @@ def test_every_preconditioner_measures_the_same_volume(name: str) -> None:
     options = {
         "dense": 0,
         "rank": 2,
-        "num_probes": 6,
-        "depth": 6,
+        "trace_probes": 6,
+        "trace_depth": 6,
         "degree": 3,
         "shrinkage": (0.03,),
         "directions": 3000,
@@ -244,7 +244,7 @@ def test_a_flat_point_has_no_basin() -> None:
         ({"fraction": (1.5,)}, "--fraction"),
         ({"prior_sd": -1.0}, "--prior-sd"),
         ({"curvature": "fisher"}, "unknown curvature"),
-        ({"tolerance": 0.0}, "--tolerance"),
+        ({"pair_tolerance": 0.0}, "--pair-tolerance"),
     ],
 )
 def test_bad_options_are_refused(change: dict[str, Any], message: str) -> None:

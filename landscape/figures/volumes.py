@@ -86,18 +86,65 @@ def plot_pruning(result: xr.Dataset, ax: Axes) -> Axes:
     return ax
 
 
+def plot_occam(result: xr.Dataset, ax: Axes) -> Axes:
+    """Draw the Occam factor over the width of the prior."""
+    ax.errorbar(result["prior_sd"], result["occam_factor"], 1.96 * result["occam_factor_se"], fmt="o-", markersize=3)
+    ax.set_xscale("log")
+    ax.set_xlabel("prior standard deviation")
+    ax.set_ylabel("Occam factor (nats)")
+    return ax
+
+
+def plot_sharpness(result: xr.Dataset, ax: Axes) -> Axes:
+    """Draw average and worst adaptive sharpness over the relative size of the perturbation."""
+    size = result["relative_size"]
+    ax.errorbar(size, result["average_sharpness"], 1.96 * result["average_sharpness_se"], fmt="o-", label="average")
+    if "worst_sharpness" in result:
+        ax.plot(size, result["worst_sharpness"], "s-", label="worst found")
+    ax.set_xscale("log")
+    ax.set_yscale("symlog", linthresh=1e-6)
+    ax.set_xlabel("relative size")
+    ax.set_ylabel("loss increase (nats)")
+    ax.legend()
+    return ax
+
+
+def plot_flatness(result: xr.Dataset, ax: Axes) -> Axes:
+    """Draw the relative flatness of each weight."""
+    places = np.arange(result.sizes["weight"])
+    ax.bar(places, result["relative_flatness"], yerr=1.96 * result["relative_flatness_se"])
+    ax.set_xticks(places, [str(name) for name in result["weight"].values], rotation=60)
+    ax.set_ylabel("relative flatness (nats)")
+    return ax
+
+
+def plot_learning(result: xr.Dataset, ax: Axes) -> Axes:
+    """Draw the learning coefficient beside that of the quadratic model."""
+    value, error = float(result["learning_coefficient"]), 1.96 * float(result["learning_coefficient_se"])
+    ax.bar([0, 1], [value, float(result["quadratic_coefficient"])], yerr=[error, 0.0])
+    ax.set_xticks([0, 1], ["sampled", "quadratic"])
+    ax.set_ylabel("learning coefficient")
+    return ax
+
+
+MOST_PANELS = 6
+# In the order of their importance, as the first few are drawn.
 PANELS: dict[str, Panel] = {
     "log_volume": plot_log_volume,
     "pilot_log_volume": plot_pilots,
     "log_probability": plot_log_probability,
     "section_stiffness": plot_sections,
     "tried_increase": plot_pruning,
+    "occam_factor": plot_occam,
+    "average_sharpness": plot_sharpness,
+    "learning_coefficient": plot_learning,
+    "relative_flatness": plot_flatness,
 }
 
 
 def volume_figure(result: xr.Dataset) -> Figure:
-    """Return the figure of a volume result: a panel for each estimator that it holds and that has one."""
-    panels = [panel for name, panel in PANELS.items() if name in result]
+    """Return the figure of a volume result: a panel for each estimator that it holds, six at most."""
+    panels = [panel for name, panel in PANELS.items() if name in result][:MOST_PANELS]
     if not panels:
         raise InputError("the result holds no estimator that has a figure")
     title = (

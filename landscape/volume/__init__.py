@@ -68,9 +68,9 @@ def measure_volume(
 
     Notes
     -----
-    Cost: the eigenpairs (4 to 10 products each), ``num_probes * depth`` products for traces, ``diagonal_probes`` for
-    the diagonal, and 5 to 8 forward passes for each of ``directions`` times the samplers, and of ``pilot`` times the
-    candidates.
+    Cost: the eigenpairs (4 to 10 products each), ``trace_probes * trace_depth`` products for traces,
+    ``diagonal_probes`` for the diagonal, and 5 to 8 forward passes for each of ``directions`` times the samplers, and
+    of ``pilot`` times the candidates.
 
     Examples
     --------

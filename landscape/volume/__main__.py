@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import xarray as xr
@@ -14,7 +14,7 @@ from landscape.journal import Journal
 from landscape.spectrum import identity
 from landscape.spectrum.report import describe_problem
 from landscape.volume.measure import measure
-from landscape.volume.options import Effort, VolumeOptions, check
+from landscape.volume.options import CURVATURES, Effort, VolumeOptions, check
 from landscape.volume.report import describe_plan, describe_result
 
 DESCRIPTION = "Estimate the volume of the basin around a trained, possibly pruned, network."
@@ -28,6 +28,9 @@ class CommandOptions:
     checkpoint: Path = cli.option(help="checkpoint: own format, state_dict, .safetensors, pruned modules", flag="CKPT")
     problem: ProblemOptions = ProblemOptions()
     volume: VolumeOptions = VolumeOptions()
+    curvature: str | None = cli.option(
+        None, choices=CURVATURES, help="curvature of the spectral estimates (default: ggn, jtj for function)"
+    )
     run: cli.RunOptions = cli.RunOptions()
 
 
@@ -41,13 +44,14 @@ def main(argv: Sequence[str]) -> int:
     checkpoint = checkpoints.read(options.checkpoint)
     data = checkpoints.open_data(checkpoint, options.problem)
     problem = checkpoints.problem_of(checkpoint, options.problem, data)
-    check(options.volume, problem.num_params)
+    chosen = replace(options.volume, curvature=options.curvature)
+    check(chosen, problem.num_params)
     memory = cli.memory_bytes(run.memory, Effort.memory)
     asked = {
         "checkpoint_sha256": checkpoint.sha256,
         "data_sha256": problem.data_sha256,
         "problem": identity.numbers_of(options.problem),
-        "volume": options.volume,
+        "volume": chosen,
         "threads": threads,
         "memory": memory,
         "allow_tf32": run.allow_tf32,
@@ -61,10 +65,10 @@ def main(argv: Sequence[str]) -> int:
     for line in describe_problem(problem, data):
         cli.log(line, quiet)
     if result is None:
-        cli.log(describe_plan(problem, options.volume), quiet)
+        cli.log(describe_plan(problem, chosen), quiet)
         store.check_writable(out)
         journal = Journal(out.with_name(f".{out.name}.state"), fingerprint, run.resume, parallel.rank() == 0)
-        result = measure(problem, options.volume, Effort(options.problem.seed, memory, journal, quiet))
+        result = measure(problem, chosen, Effort(options.problem.seed, memory, journal, quiet))
         result.attrs |= identity.attributes(problem, asked, fingerprint, threads)
         if parallel.rank() == 0:
             store.write(result, out, "volume", run.force)

@@ -69,7 +69,7 @@ class Geometry:
             chosen = lanczos.EigenOptions(
                 largest=min(self.options.rank, n),
                 smallest=0,
-                tolerance=self.options.tolerance,
+                tolerance=self.options.pair_tolerance,
                 seed=self.effort.seed,
                 memory=self.effort.memory // 2,
             )
@@ -91,7 +91,7 @@ class Geometry:
     def probes(self) -> Probes:
         """The spectrum: the pairs exactly, the rest by stochastic quadrature."""
         values, _, vectors = self.pairs
-        budget = ProbeBudget(self.options.num_probes, self.options.depth, seed=self.effort.seed)
+        budget = ProbeBudget(self.options.trace_probes, self.options.trace_depth, seed=self.effort.seed)
         return sample(self.operator, budget, (values, vectors))
 
     @cached_property
@@ -150,7 +150,7 @@ class Geometry:
         """Return u' (max(A, 0) + damping)^-1 u for the unit vector u along the gradient; 0 without gradient."""
         if not bool(self.gradient.any()):
             return 0.0
-        depth = min(self.options.depth, self.problem.num_params)
+        depth = min(self.options.trace_depth, self.problem.num_params)
         run = lanczos.krylov(self.operator, self.gradient, depth)
         single = Probes(self.problem.num_params, np.zeros(0), [(run.alpha.numpy(), run.beta.numpy())], (depth,), 0)
         nodes, weights = single.quadrature(depth)[0]

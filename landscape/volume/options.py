@@ -62,13 +62,11 @@ class VolumeOptions:
     )
     pilot: int = option(8, metavar="K", help="directions of each candidate")
     degree: int = option(10, metavar="K", help="degree of the polynomial preconditioner")
-    curvature: str | None = option(
-        None, choices=CURVATURES, help="curvature of the spectral estimates (default: ggn, jtj for function)"
-    )
+    curvature: str | None = None  # of the spectral estimates; by default ggn, jtj for function
     rank: int = option(100, metavar="K", help="eigenpairs from the top")
-    tolerance: float = option(1e-3, metavar="T", help="their residual, relative to the largest")
-    num_probes: int = option(4, metavar="P", help="random vectors of the traces")
-    depth: int = option(40, metavar="M", help="Krylov steps of each")
+    pair_tolerance: float = option(1e-3, metavar="T", help="their residual, relative to the largest")
+    trace_probes: int = option(4, metavar="P", help="random vectors of the traces")
+    trace_depth: int = option(40, metavar="M", help="Krylov steps of each")
     diagonal_probes: int = option(30, metavar="P", help="products spent on the diagonal of the curvature")
     dense: int = option(1500, metavar="N", help="most parameters for which all eigenvalues are computed")
     section_size: tuple[int, ...] = option(
@@ -126,7 +124,15 @@ def check(options: VolumeOptions, n: int) -> None:
     check_names(options.estimators, ESTIMATORS)
     check_names(options.preconditioners, PRECONDITIONERS)
     for name, least in (
-        *(("directions", 2), ("pilot", 2), ("degree", 1), ("rank", 1), ("num_probes", 2), ("depth", 2), ("dense", 0)),
+        *(
+            ("directions", 2),
+            ("pilot", 2),
+            ("degree", 1),
+            ("rank", 1),
+            ("trace_probes", 2),
+            ("trace_depth", 2),
+            ("dense", 0),
+        ),
         *(("diagonal_probes", 1), ("noise_pairs", 2), ("ascent_steps", 0), ("relax_steps", 0), ("flatness_probes", 2)),
     ):
         if getattr(options, name) < least:
@@ -143,7 +149,7 @@ def check(options: VolumeOptions, n: int) -> None:
         raise InputError(f"--prior-sd must be positive, not {options.prior_sd}")
     if options.curvature not in (None, *CURVATURES):
         raise InputError(f"unknown curvature {options.curvature!r}; use one of {', '.join(CURVATURES)}")
-    if not 0 < options.tolerance < 1:
-        raise InputError(f"--tolerance must lie between 0 and 1, not {options.tolerance}")
+    if not 0 < options.pair_tolerance < 1:
+        raise InputError(f"--pair-tolerance must lie between 0 and 1, not {options.pair_tolerance}")
     if n < 2:
         raise InputError("a basin needs at least 2 active parameters")
