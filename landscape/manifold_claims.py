@@ -106,6 +106,8 @@ def _judge(statistic: float, threshold: float, noise: float, obstacle: str) -> t
 
 def _sampling_obstacle(cell: xr.Dataset) -> str:
     """Return why passing on the samples does not let a condition hold on the region."""
+    if "distance" in cell and float(cell["distance"].max()) > float(cell["rho"].values[-1]) * (1 + 1e-6):
+        return "the sampled region does not reach the farthest state"
     if str(cell["region"].values) != "adversarial":
         return "sampled without adversarial search"
     whole, half = float(cell["lipschitz"].values[-1]), float(cell["lipschitz_half"].values[-1])
@@ -165,7 +167,10 @@ def _coverage(rule: str) -> Callable[[xr.Dataset], tuple[float, Verdict]]:
         if "coverage" not in cell or rule not in cell["rule"].values:
             return _absent()
         found = cell.sel(rule=rule)
-        least = float(found["coverage"].min())
+        known = found["coverage"].values[np.isfinite(cell["distance"].values)]
+        if np.isnan(known).any():
+            return np.nan, Verdict(np.nan, np.nan, np.nan, NOT_RESOLVED, "some states lie outside the sampled region")
+        least = float(known.min(initial=np.inf))
         statistic, verdict = _judge(least, 1.0, 0.0, _sampling_obstacle(cell))
         if verdict.verdict == FAILS:
             entry = float(found["entry_step"])

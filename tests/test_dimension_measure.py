@@ -82,6 +82,31 @@ def test_coverage_follows_the_run() -> None:
     assert set(found["rule"].values) >= {"cone_gap", "cone_gap_segment", "gap_2l", "largest_gap"}
 
 
+def test_a_region_that_the_run_leaves_says_nothing_of_what_is_outside() -> None:
+    path = testbed.flow(testbed.problem(CUBIC), torch.tensor([0.6, -1.3]).double(), np.linspace(0, 6, 7))
+    options = DimensionOptions(fast=1, smallest=1, nodes=0, num_probes=0, depth=2, radius=(0.5,), region="ball")
+    found = measure(testbed.problem(CUBIC), options, Effort(), Training(Trajectory(path, np.arange(7))))
+    gap = found.sel(rule="gap_2l")
+    assert float(gap["radius_upper"]) == np.inf  # no violation within 0.5
+    outside = found["distance"].values > 0.5
+    assert outside.any()
+    assert np.isnan(gap["coverage"].values[outside]).all()
+    assert int(gap["entry_step"]) == np.flatnonzero(outside)[-1] + 1
+
+
+def test_the_scale_of_the_loss_changes_no_answer() -> None:
+    words = []
+    for scale in (1.0, 7.0):
+        system = testbed.TwoModeCubic(0.3 * scale, 5.0 * scale, scale)
+        options = DimensionOptions(fast=1, smallest=1, radius=(0.5, 1.5, 3.0), depth=2, num_probes=2, nodes=2)
+        words.append(measure(testbed.problem(system), options, Effort()))
+    assert words[0]["status"].values.tolist() == words[1]["status"].values.tolist()
+    plateau = words[0]["rule"].values != "slq_plateau"  # this one has a step of 0.1 in units of curvature
+    for name in ("dimension", "gap_ratio", "radius_upper"):
+        left, right = (found[name].values[plateau] for found in words)
+        assert_close(left, right, rtol=1e-6)
+
+
 def build(**_: Any) -> torch.nn.Module:
     """Return the network without its training; the command imports it from here."""
     return torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Tanh(), torch.nn.Linear(3, 3)).double()

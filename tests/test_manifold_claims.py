@@ -81,6 +81,13 @@ def changed(result: xr.Dataset, **values: Any) -> xr.Dataset:
     return result
 
 
+def test_a_region_that_the_run_leaves_proves_nothing() -> None:
+    found = evaluate(of_cubic(1.5, "ball", (0.5,)))
+    assert found["reason"].sel(claim="gap_2l").item() == "the sampled region does not reach the farthest state"
+    assert found["reason"].sel(claim="coverage_gap").item() == "some states lie outside the sampled region"
+    assert word(found, "gap_2l") == word(found, "coverage_gap") == NOT_RESOLVED
+
+
 def test_what_stands_in_the_way_is_named() -> None:
     result = of_cubic(0.5)
     grown = evaluate(changed(result, lipschitz_half=0.9 * result["lipschitz"].values))

@@ -24,6 +24,7 @@ from landscape.dimension.rules import (
     gap_ratio,
     heuristic_dimension,
 )
+from landscape.dimension.sampling import Region
 
 POINTWISE, SEGMENT = "cone_gap", "cone_gap_segment"
 
@@ -195,23 +196,29 @@ def _ratio(rule: str, radius: float, evidence: Evidence) -> tuple[float, float]:
     return gap_ratio(evidence.known, float(lipschitz[0]), rule, float(oscillation[0]))
 
 
-def covered(radius_upper: dict[str, float], distance: Array, step: NDArray[np.int64]) -> xr.Dataset:
+def covered(radius_upper: dict[str, float], region: Region, step: NDArray[np.int64]) -> xr.Dataset:
     """Return coverage(t) = radius_upper / |W_t - W*| and the step from which it stays at least 1.
 
     Parameters
     ----------
     radius_upper
-        By rule.
-    distance, step
-        Of the states of the trajectory, ``(T,)``; none of them the base point.
+        By rule; infinity where no violation was found in the region.
+    step
+        Of the states of the trajectory, ``(T,)``; none of them is the base point.
+
+    Notes
+    -----
+    Without a violation nothing is known of states outside the sampled region: their coverage is NaN, and counts as
+    outside.
     """
-    bound = np.array(list(radius_upper.values()))
+    bound, distance = np.array(list(radius_upper.values())), region.distance
     coverage = bound[:, None] / distance[None]
+    coverage[np.isinf(bound)[:, None] & (distance > region.radii[-1] * (1 + 1e-6))] = np.nan
     entry = []
     for row in coverage:
-        outside = np.flatnonzero(row < 1)
+        outside = np.flatnonzero(~(row >= 1))
         first = int(outside[-1]) + 1 if len(outside) else 0
-        entry.append(float(step[first]) if first < len(step) and np.isfinite(row).all() else np.nan)
+        entry.append(float(step[first]) if first < len(step) else np.nan)
     return xr.Dataset(
         {
             "distance": ("step", distance),

@@ -133,7 +133,7 @@ def _bounds(
     bounds = xr.Dataset({"radius_upper": ("rule", np.array(list(found.values())))}, {"rule": _names(rules)})
     if moved is None:
         return bounds
-    return bounds.merge(answers.covered(found, region.distance, moved.step))
+    return bounds.merge(answers.covered(found, region, moved.step))
 
 
 def _names(names: tuple[str, ...] | list[str]) -> np.ndarray:
