@@ -51,6 +51,7 @@ def study(time=lambda m, n: 0.02 * m, widths=(64,), sizes=SIZES, replicates=3, *
         name: ("cell", row) for name, row in zip(("num_examples", "num_neurons", "replicate"), labels, strict=True)
     }
     data |= {"arm": ("cell", ["data"] * len(cells)), "batch_size": ("cell", np.full(len(cells), 32))}
+    data["input_size"] = ("cell", np.full(len(cells), 784))
     data["smoothness"] = ("cell", np.ones(len(cells)))
     return xr.Dataset(data, {"step": STEPS, "size": K}, {"greedy_bounds": 1})
 
@@ -64,6 +65,7 @@ def test_thresholds_proportional_to_the_data_size():
     found = verdicts(study())
     expected = {
         "ordered": "holds",
+        "assumptions": "fails",
         "printed_bound": "holds",
         "bound_informative": "holds",
         "target_outside_hull": "holds",
@@ -122,6 +124,12 @@ def test_conditions_can_fail(claim, planted, variance):
     """A large variance makes the upper bound hold, so that only the claim at hand decides."""
     result = study(**planted, sizes=SIZES[:2])
     assert verdicts(result.assign(variance=result["variance"] + variance))[claim] == "fails"
+
+
+def test_assumptions_hold_for_wide_networks_and_more_examples_than_inputs():
+    wide = study(widths=(2000,), sizes=(1000, 1200))
+    assert verdicts(wide)["assumptions"] == "holds"
+    assert verdicts(wide.drop_vars("input_size"))["assumptions"] == "not resolved"
 
 
 def test_as_dense_fails_where_selection_has_a_law_of_its_own():

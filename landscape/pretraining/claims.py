@@ -4,6 +4,7 @@
 claim                    statement (kind)
 =======================  ===============================================================================================
 ``ordered``              t_nec <= t_emp <= t_suff at every checkpoint, size and cell (condition; a failure is a bug)
+``assumptions``          N d > m^2 and m > d in every cell, which the imported convergence theorems need (condition)
 ``printed_bound``        no loss exceeds the printed bound B1 (condition)
 ``bound_informative``    at the last checkpoint the bound at the largest k is below the loss without neurons (order)
 ``target_outside_hull``  no weighting of the neurons attains zero loss before training (condition)
@@ -138,7 +139,7 @@ def _of_arm(cells: xr.Dataset, options: ClaimOptions) -> list[Row]:
 
 def _conditions(cells: xr.Dataset) -> list[Row]:
     """Return the claims that are settled by single numbers."""
-    rows = []
+    rows = [_assumptions(cells)]
     if "diameter" in cells and cells.attrs["greedy_bounds"]:
         printed = xr.apply_ufunc(
             bounds.bound_printed, cells["first_loss"], cells["dense_loss"], cells["diameter"] ** 2, cells["size"]
@@ -153,6 +154,16 @@ def _conditions(cells: xr.Dataset) -> list[Row]:
     rows.append(Row("bound_informative", float(np.exp(-gain.mean())), decide(float(gain.mean()), noise)))
     outside = float((cells["hull_loss_lo"] / cells["empty_loss"]).isel(step=0).min())
     return [*rows, Row("target_outside_hull", outside, decide(outside - thresholds.ROUNDING, 0.0))]
+
+
+def _assumptions(cells: xr.Dataset) -> Row:
+    """Return the claim that the cells meet the assumptions of theorems 8 and 9 on m, N and d."""
+    if "input_size" not in cells:
+        return _not_resolved("assumptions", "the number of inputs is not known")
+    m, width, d = (cells[name].values.astype(float) for name in ("num_examples", "num_neurons", "input_size"))
+    met = (width * d > m**2) & (m > d)
+    verdict = decide(float(met.mean()) - 1 + 0.5 / len(met), 0.0)
+    return Row("assumptions", float(met.mean()), _because(verdict, f"met by {int(met.sum())} of {len(met)} cells"))
 
 
 def _beats_random(cells: xr.Dataset) -> Row:
