@@ -55,6 +55,32 @@ def cut(batch: Batch, size: int) -> list[Batch]:
     return [layout.batch(parts) for parts in zip(*(t.split(size) for t in tensors), strict=True)]
 
 
+def joined(batches: Sequence[Batch]) -> list[Batch]:
+    """Join batches that lie one behind the other in memory, as the parts of a split tensor do, without copying."""
+    runs: list[list[Batch]] = []
+    for batch in batches:
+        if runs and all(map(_continues, tensors_of(runs[-1][-1]), tensors_of(batch))):
+            runs[-1].append(batch)
+        else:
+            runs.append([batch])
+    return [run[0] if len(run) == 1 else _one(run) for run in runs]
+
+
+def _continues(before: Tensor, after: Tensor) -> bool:
+    """Tell whether the rows of one tensor follow those of another of its kind in memory."""
+    alike = (before.shape[1:], before.stride(), before.dtype) == (after.shape[1:], after.stride(), after.dtype)
+    end = before.data_ptr() + len(before) * before.stride(0) * before.element_size() if before.ndim else 0
+    same = before.untyped_storage().data_ptr() == after.untyped_storage().data_ptr()
+    return alike and same and before.ndim > 0 and before.is_contiguous() and end == after.data_ptr()
+
+
+def _one(run: Sequence[Batch]) -> Batch:
+    """Return neighbouring batches as one."""
+    rows = sum(batch_length(batch) for batch in run)
+    first = tensors_of(run[0])
+    return Layout.of(run[0]).batch([t.as_strided((rows, *t.shape[1:]), t.stride()) for t in first])
+
+
 def is_cuttable(problem: Problem, batch: Batch) -> bool:
     """Tell whether the loss sum of a batch is the sum over its parts, by cutting it in two. Cost: two forward passes.
 

@@ -14,7 +14,7 @@ from landscape.batches import Batch, batch_length
 from landscape.curvature.eager import double_backward, graph_bytes
 from landscape.curvature.forward import NotTraceableError, trace_forward
 from landscape.curvature.kinds import Tensors, check_kind, divisor
-from landscape.curvature.layout import by_signature, cut, even, is_cuttable
+from landscape.curvature.layout import by_signature, cut, even, is_cuttable, joined
 from landscape.curvature.linearize import Linearization
 from landscape.curvature.options import ProductOptions
 from landscape.errors import InputError, MemoryLimitError
@@ -149,21 +149,23 @@ class Products:
         forward = trace_forward(self.problem, self.kind, batches[0])
         limit = ACTIVATION_BYTES.get(self.problem.device.type, ACTIVATION_BYTES["cpu"])
         preferred = max(1, limit * length // max(1, forward.largest_bytes))
-        cuttable = preferred < length and is_cuttable(self.problem, batches[0])
-        size = even(length, preferred) if cuttable else length
+        cuttable = (preferred < length or len(batches) > 1) and is_cuttable(self.problem, batches[0])
+        size = preferred if cuttable else length
         while True:
-            if size == length:
-                groups = [_Group(Linearization(self.problem, self.kind, batches[0], forward), batches)]
-            else:
-                pieces = by_signature(piece for batch in batches for piece in cut(batch, size)).values()
-                groups = [_Group(Linearization(self.problem, self.kind, shape[0]), shape) for shape in pieces]
+            whole = joined(batches) if cuttable and size > length else batches
+            pieces = [piece for b in whole for piece in (cut(b, even(batch_length(b), size)) if cuttable else [b])]
+            groups = []
+            for shape in by_signature(pieces).values():
+                known = forward if batch_length(shape[0]) == length else None
+                groups.append(_Group(Linearization(self.problem, self.kind, shape[0], known), shape))
             needed = max(group.work_bytes for group in groups)
             if needed <= self._room:
                 return groups
             cuttable = cuttable or is_cuttable(self.problem, batches[0])
+            size = min(size, max(batch_length(piece) for piece in pieces))
             if not cuttable or size == 1:
                 raise self._too_large(needed + self._vector_bytes)
-            size = even(length, max(1, min(size - 1, self._room * size // needed)))
+            size = max(1, min(size - 1, self._room * size // needed))
 
     def _cut_eager(self) -> int:
         """Cut the batches of double backward so that their graphs fit the memory; return what the largest takes."""

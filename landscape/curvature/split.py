@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
@@ -24,8 +25,9 @@ def trace(function: Callable[..., Any], *inputs: Tensor) -> fx.GraphModule:
     Exception
         Of many kinds, where the function's course depends on values of its inputs.
     """
-    # A tensor that is given twice would become one input, and large ones need not be filled: only their kind counts.
-    kinds = [torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device) for t in inputs]
+    # Only the kind of the inputs counts, and a tensor that is given twice would become one input.
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        kinds = [torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device) for t in inputs]
     module = _traced(function, kinds)
     if any(passes.mutates(node) for node in module.graph.nodes):  # operations made of others hide their mutations
         module = _traced(module, kinds)
@@ -42,7 +44,7 @@ def trace(function: Callable[..., Any], *inputs: Tensor) -> fx.GraphModule:
 
 def _traced(function: Callable[..., Any], kinds: Sequence[Tensor]) -> fx.GraphModule:
     functional = functionalize(function, remove="mutations")
-    return make_fx(functional, tracing_mode="fake", _allow_non_fake_inputs=True)(*kinds)
+    return make_fx(functional, tracing_mode="fake")(*kinds)
 
 
 def placeholders(graph: fx.Graph) -> list[fx.Node]:
