@@ -136,6 +136,10 @@ def spectral_pair(study: xr.Dataset, method: str, control: str) -> Values:
     """Return log(other / imp) of a pair: (projected, imp) for the method imp, else (method, imp)."""
     other = ("imp", "projected") if method == "imp" else (method, "minimum")
     own = ("imp", "minimum")
+    if control == "earlier_epoch" and method == "imp":
+        return log_ratio(
+            eigenvalues(study, *other, "raw"), eigenvalues(study, *own, control)
+        )  # projected has no epochs
     if control not in ("loss_matched", "checkpoint_matched"):
         return log_ratio(eigenvalues(study, *other, control), eigenvalues(study, *own, control))
     replaced = eigenvalues(study, method, "minimum", control)
@@ -202,7 +206,7 @@ def _spectra(study: xr.Dataset) -> list[Finding]:
             ("imp_flatter_than_fine_tune", "rewinding and retraining end flatter than fine-tuning", "fine_tune"),
             ("minimum_flatter_than_projected", "top eigenvalues at the minimum below those at projected", "imp"),
         ):
-            earlier = spectral_pair(study, method, "earlier_epoch") if control == "raw" and method != "imp" else None
+            earlier = spectral_pair(study, method, "earlier_epoch") if control == "raw" else None
             effects = spectral_pair(study, method, control)
             evidence = Evidence(effects, floor, relative_error, earlier, labels={"control": control})
             found += order_claim(claim, statement, SALEEM, evidence)

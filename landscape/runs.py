@@ -72,6 +72,11 @@ class Run:
         """The name of the description."""
         return store.fingerprint(self.description)
 
+    @property
+    def adopted(self) -> bool:
+        """Whether its checkpoints were trained by another program."""
+        return self.description.get("kind") == "adopted"
+
     def folder(self, cell: Cell) -> Path:
         """Return the folder of a cell."""
         return self.root / str(cell)
@@ -133,7 +138,7 @@ def create(root: Path, description: Mapping[str, Any]) -> Run:
             temporary.write_text(text + "\n")
     run = read(root)  # another process may have been faster, with a description of its own
     changed = [
-        f"{key} is {run.description.get(key)!r} there and {wanted.get(key)!r} here"
+        f"{key} is {_short(run.description.get(key))} there and {_short(wanted.get(key))} here"
         for key in sorted({*wanted, *run.description})
         if run.description.get(key) != wanted.get(key)
     ]
@@ -164,3 +169,8 @@ def read(root: Path) -> Run:
     if store.fingerprint(description) != fingerprint:
         raise InputError(f"{file} was edited: its description no longer has the fingerprint {fingerprint}")
     return Run(root, description)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 120 else f"{text[:117]}..."

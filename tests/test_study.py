@@ -10,11 +10,12 @@ import pytest
 import torch
 import xarray as xr
 
-from landscape import checkpoints, results, store
+from landscape import checkpoints, controls, operators, results, store
 from landscape.checkpoints import ProblemOptions
 from landscape.cli import exit_code
 from landscape.connectivity import PathOptions
 from landscape.errors import InputError
+from landscape.problem import Problem
 from landscape.pruning import imp
 from landscape.pruning.imp import Extent
 from landscape.pruning.methods import PruneOptions, Recipe
@@ -139,6 +140,14 @@ def test_checkpoint_matching_takes_the_nearest_checkpoint_of_the_same_training(r
         assert controlled(run, cell, "checkpoint_matched", OPTIONS.problem).problem.loss() == nearest
     except UnmatchableError:
         assert abs(np.log(nearest / target)) > 0.2
+
+
+def test_the_earlier_epoch_is_the_checkpoint_before_the_last(run: Run) -> None:
+    cell = Cell(0, "fine_tune", 2)
+    found = controlled(run, cell, "earlier_epoch", OPTIONS.problem)
+    wanted = checkpoints.load(run.epoch(cell, 2), OPTIONS.problem)
+    torch.testing.assert_close(found.problem.theta, wanted.theta)
+    assert found.facts["matched_step"] == 6
 
 
 def test_partners() -> None:
@@ -268,31 +277,37 @@ def test_null_linear_regression_has_the_same_spectrum_at_minimum_and_projected(l
         np.testing.assert_allclose(tuned, values.sel(point="minimum"), atol=1e-10)
 
 
-def test_null_temperature_is_undone_by_loss_matching(run: Run, tmp_path: Path) -> None:
-    """N2: a point whose output layer was sharpened has other Hessian eigenvalues, and the same after matching."""
-    from landscape import controls, operators
-
-    point = point_of(run, Cell(0, "imp", 2), "minimum", OPTIONS.problem).problem
-    top = torch.linalg.eigvalsh(operators.hessian(point) @ torch.eye(point.num_params, dtype=torch.float64))[-5:]
-    sharp = controls.scale_outputs(point, 2.0).problem
-    if sharp.loss() > point.loss():  # an unconfident network may get worse when sharpened
-        sharp = controls.scale_outputs(point, 0.5).problem
-        low, target = point, sharp.loss()
-        expected = sharp
-    else:
-        low, target, expected = sharp, point.loss(), point
-    matched = controls.match_loss(low, target)
-    assert matched is not None
-    found = torch.linalg.eigvalsh(
-        operators.hessian(matched.problem) @ torch.eye(point.num_params, dtype=torch.float64)
-    )[-5:]
-    wanted = torch.linalg.eigvalsh(operators.hessian(expected) @ torch.eye(point.num_params, dtype=torch.float64))[-5:]
-    torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-9)
-    assert not torch.allclose(
-        top,
-        torch.linalg.eigvalsh(operators.hessian(sharp) @ torch.eye(point.num_params, dtype=torch.float64))[-5:],
-        rtol=1e-2,
+def test_newton_decrement_is_twice_the_loss_above_the_minimum_of_a_quadratic(linear: Run) -> None:
+    problem = ProblemOptions(
+        dtype="float64", device="cpu", data=linear.description["training"]["data"], examples="first"
     )
+    selection = Selection(quantities=("convergence",), points=("minimum", "projected"), levels=(1,))
+    measure(linear, selection, replace(OPTIONS, problem=problem), HERE)
+    study = results.open_study(linear.root, "convergence").squeeze(["replicate", "control", "level"])
+    for point in ("minimum", "projected"):
+        found = point_of(linear, Cell(0, "imp", 1), point, problem).problem
+        curvature = operators.hessian(found) @ torch.eye(found.num_params, dtype=torch.float64)
+        best = found.loss() - float(found.gradient() @ torch.linalg.solve(curvature, found.gradient())) / 2
+        one = study.sel({"method": "imp", "point": point})
+        assert float(one["newton_decrement"]) / 2 == pytest.approx(found.loss() - best, rel=0.05)
+        assert float(one["newton_converged"]) == 1
+
+
+def top_eigenvalues(problem: Problem) -> torch.Tensor:
+    matrix = operators.hessian(problem) @ torch.eye(problem.num_params, dtype=torch.float64)
+    return torch.linalg.eigvalsh(matrix)[-5:]
+
+
+def test_null_temperature_is_undone_by_loss_matching(run: Run) -> None:
+    """N2: a point whose output layer was scaled has other Hessian eigenvalues, and the same ones after matching."""
+    point = point_of(run, Cell(0, "imp", 2), "minimum", OPTIONS.problem).problem
+    soft = controls.scale_outputs(point, 0.5).problem
+    assert soft.loss() > point.loss()
+    matched = controls.match_loss(point, soft.loss())
+    assert matched is not None
+    assert soft.accuracy() == point.accuracy()
+    torch.testing.assert_close(top_eigenvalues(matched.problem), top_eigenvalues(soft), rtol=1e-6, atol=1e-9)
+    assert not torch.allclose(top_eigenvalues(point), top_eigenvalues(soft), rtol=1e-2)
 
 
 # ---- interruptions -------------------------------------------------------------------------------------------------

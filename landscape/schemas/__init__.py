@@ -14,6 +14,7 @@ from landscape.schemas.connectivity import (
     ALIGNMENT,
     BARRIER_MATRIX,
     CONNECTIVITY,
+    CONVERGENCE,
     CURVES,
     PRUNING_STEPS,
     RENEWAL,
@@ -25,7 +26,7 @@ from landscape.schemas.gfs import GFS
 from landscape.schemas.spectrum import MATCHED, SPECTRUM
 from landscape.schemas.verdicts import PRECONDITIONS
 from landscape.schemas.volume import CALIBRATION, VOLUME
-from landscape.schemas.words import COORDINATES, LABELS, Variable
+from landscape.schemas.words import COORDINATES, LABELS, MODEL, Variable
 
 __all__ = ["COORDINATES", "LABELS", "SCHEMAS", "Variable", "check", "describe", "table"]
 
@@ -36,6 +37,7 @@ SCHEMAS: dict[str, dict[str, Variable]] = {
     "connectivity": CONNECTIVITY,
     "curves": CURVES,
     "barrier_matrix": BARRIER_MATRIX,
+    "convergence": {**MODEL, **CONVERGENCE, **MATCHED},
     "alignment": ALIGNMENT,
     "surface": SURFACE,
     "preconditions": PRECONDITIONS,

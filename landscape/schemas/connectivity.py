@@ -90,3 +90,9 @@ CURVES: dict[str, Variable] = {
     **TRAINING,
     "projected_loss": number("nat", "train loss of the mask times imp's epochs of the level before", "epoch"),
 }
+
+CONVERGENCE: dict[str, Variable] = {
+    "newton_decrement": number("nat", "Newton decrement g'(G + delta)^-1 g under the Gauss-Newton matrix G"),
+    "newton_damping": number(CURVATURE, "damping delta of the Newton decrement"),
+    "newton_converged": number("1", "1 where the linear system was solved to 1 %, else 0"),
+}

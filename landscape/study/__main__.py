@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from landscape import cli, runs
+from landscape import cli, datasets, runs
 from landscape.checkpoints import ProblemOptions
 from landscape.cli import option
 from landscape.connectivity import PathOptions
 from landscape.errors import InputError
 from landscape.spectrum import SpectrumOptions
+from landscape.study.adopt import adopt
 from landscape.study.measure import Effort, measure, status
 from landscape.study.plan import Selection
 from landscape.study.requests import AlignmentOptions, MeasureOptions
@@ -21,6 +22,7 @@ EXAMPLE = (
     "python -m landscape.study measure data/runs/lenet --quantities curves,connectivity,spectrum "
     "--points minimum,projected,restricted --levels 0,1,4,7,10 --budget 1.5"
 )
+ADOPT_EXAMPLE = "python -m landscape.study adopt files.csv --model resnet20 --data cifar10 --out data/runs/theirs"
 # What a study decides itself, for every point.
 DECIDED = ("mask", "subspace", "params", "split")
 
@@ -87,6 +89,33 @@ def measure_main(argv: Sequence[str]) -> int:
     return cli.DONE
 
 
+@dataclass(frozen=True)
+class AdoptArguments:
+    """Adoption."""
+
+    manifest: Path = option(flag="MANIFEST.csv", help="table of files, or a lottery_* directory of open_lth")
+    out: Path = option(help="directory of the new run", metavar="RUN")
+    model: str | None = option(None, help="network", metavar="NAME|MODULE:FACTORY")
+    model_arg: tuple[str, ...] = option((), help="arguments of the network", metavar="K=V")
+    data: str | None = option(None, help="data", metavar="NAME|FILE.npz|MODULE:CALLABLE")
+    normalize: str | None = option(None, help="scaling of the inputs in training", choices=datasets.NORMALIZE)
+    loss: str | None = option(
+        None, help="loss (default: cross_entropy)", metavar="cross_entropy|mse|bce|MODULE:CALLABLE"
+    )
+    quiet: bool = option(False, help="print nothing but the path of the run")
+
+
+def adopt_main(argv: Sequence[str]) -> int:
+    """Make a run of other people's checkpoints."""
+    parser = cli.Parser("study adopt", "Bring in checkpoints and masks that this project did not make.", ADOPT_EXAMPLE)
+    a, _ = cli.parse_arguments(parser, AdoptArguments, argv)
+    options = ProblemOptions(model=a.model, model_arg=a.model_arg, data=a.data, normalize=a.normalize, loss=a.loss)
+    run = adopt(a.manifest, a.out, options)
+    cli.show(status(run), a.quiet)
+    cli.show_paths(run.root)
+    return cli.DONE
+
+
 def status_main(argv: Sequence[str]) -> int:
     """Print what is trained and measured."""
     parser = cli.Parser(
@@ -97,7 +126,11 @@ def status_main(argv: Sequence[str]) -> int:
     return cli.DONE
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"measure": measure_main, "status": status_main}
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "measure": measure_main,
+    "status": status_main,
+    "adopt": adopt_main,
+}
 
 
 def main(argv: Sequence[str]) -> int:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import scipy.sparse.linalg
 import xarray as xr
 
 from landscape import alignment, connectivity, controls, lanczos, masks, models, operators, renewal, store
@@ -22,8 +23,11 @@ from landscape.pruning import criteria
 from landscape.runs import Cell, Run
 from landscape.spectrum import Effort
 from landscape.spectrum import measure as measure_spectrum
-from landscape.study.points import Point, controlled, open_data, point_of, problem_of, read
+from landscape.study.points import Point, controlled, open_data, point_of, problem_of, read, sources
 from landscape.study.requests import Job, MeasureOptions
+
+# Products that a Newton decrement may take.
+NEWTON_STEPS = 50
 
 
 def point_quantity(measure: Callable[[Problem, Job], xr.Dataset]) -> Callable[[Job], xr.Dataset]:
@@ -72,10 +76,37 @@ def spectrum_of(problem: Problem, job: Job) -> xr.Dataset:
     return result.assign_coords(curvature=options.spectrum.curvature)
 
 
+def convergence_of(problem: Problem, job: Job) -> xr.Dataset:
+    """Measure how far a point is from a minimum: gradient norm and Newton decrement g'(G + delta)^-1 g.
+
+    G is the Gauss-Newton matrix, which has no negative eigenvalues, and delta a thousandth of |G g| / |g|. Half the
+    decrement is the loss that a Newton step would save. Cost: at most `NEWTON_STEPS` products.
+    """
+    del job
+    gradient = problem.gradient().double().cpu().numpy()
+    norm = float(np.linalg.norm(gradient))
+    operator = operators.ggn(problem).to_scipy()
+    delta = 1e-3 * float(np.linalg.norm(operator.matvec(gradient.astype(operator.dtype)))) / norm if norm else 0.0
+    shifted = scipy.sparse.linalg.LinearOperator(
+        operator.shape, matvec=lambda v: operator.matvec(v) + delta * v, dtype=operator.dtype
+    )
+    step, stopped = scipy.sparse.linalg.cg(shifted, gradient.astype(operator.dtype), rtol=1e-2, maxiter=NEWTON_STEPS)
+    values = {
+        "gradient_norm": norm,
+        "newton_decrement": float(gradient @ step),
+        "newton_damping": delta,
+        "newton_converged": float(stopped == 0),
+        "loss": problem.loss(),
+        "num_params": problem.num_params,
+        "num_examples": problem.num_examples,
+    }
+    return xr.Dataset(values)
+
+
 def test_batches(job: Job, like: Problem) -> Sequence[Batch]:
     """Return the whole test split in the precision of a problem."""
     options = replace(job.options.problem, split="test", num_examples=None)
-    own = read(job.run.minimum(Cell(job.request.cell.replicate, "imp", 0)))
+    own = read(job.run.minimum(job.request.cell))
     data = open_data(own, options)
     x = models.as_inputs(like.model, data.x)
     return tuple(as_batches((x, data.y), options.batch_size, like.dtype, like.device))
@@ -85,23 +116,29 @@ def connectivity_of(job: Job) -> xr.Dataset:
     """Measure the segments that end in a cell's minimum."""
     run, cell = job.run, job.request.cell
     options = replace(job.options.problem, batchnorm=_between_networks(job.options.problem))
-    places = {"rewind": (cell, "rewind"), "minimum": (cell, "minimum")}
-    pairs = [("rewind", "minimum")]
     dense, twin = Cell(cell.replicate, "imp", 0), Cell(cell.replicate, "imp", cell.level)
+    places = {"minimum": (cell, "minimum"), "rewind": (cell, "rewind")}
+    wanted = [("rewind", "minimum")]
     if cell.level:
         places["projected"] = (twin, "projected")
         places["previous"] = (Cell(cell.replicate, "imp", cell.level - 1), "minimum")
-        pairs += [("projected", "minimum"), ("previous", "minimum"), ("rewind", "projected")]
+        wanted += [("projected", "minimum"), ("previous", "minimum"), ("rewind", "projected")]
     if cell != dense:
         places["dense"] = (dense, "minimum")
-        pairs.append(("dense", "minimum"))
+        wanted.append(("dense", "minimum"))
     if cell != twin and twin != dense:
         places["imp"] = (twin, "minimum")
-        pairs.append(("imp", "minimum"))
+        wanted.append(("imp", "minimum"))
+    # An adopted run may lack some of them.
+    places = {name: place for name, place in places.items() if all(f.exists() for f in sources(run, *place))}
+    pairs = [pair for pair in wanted if set(pair) <= places.keys()]
+    if not pairs:
+        raise InputError(f"{cell} has nothing to be compared with")
     found = {name: point_of(run, *place, options) for name, place in places.items()}
     problems = {name: point.problem for name, point in found.items()}
     test = test_batches(job, problems["minimum"])
-    result = connectivity.measure(problems, pairs, job.options.path, test, reference="rewind")
+    reference = "rewind" if "rewind" in places else None
+    result = connectivity.measure(problems, pairs, job.options.path, test, reference)
     result.attrs |= facts(found["minimum"], job)
     return result
 
@@ -176,17 +213,16 @@ def renewal_of(job: Job) -> xr.Dataset:
     ticket = {name: m.bool() for name, m in (imp.mask or mask).items()}
     old = {name: m.bool() for name, m in (before.mask or criteria.dense(before.state_dict, list(mask))).items()}
     tau = renewal.thresholds(before.state_dict, old, ticket)
-    points = {
-        "projected": masks.apply(before.state_dict, mask),
-        "rewind": read(run.rewind(cell.replicate)).state_dict,
-        "minimum": own.state_dict,
-    }
-    fraction = float(run.description["pruning"]["fraction"])
-    scope = str(run.description["pruning"]["scope"])
-    following = {
-        name: criteria.step(criteria.magnitude(tensors, mask), mask, fraction, scope)
-        for name, tensors in points.items()
-    }
+    points = {"projected": masks.apply(before.state_dict, mask), "minimum": own.state_dict}
+    if run.rewind(cell.replicate).exists():
+        points["rewind"] = read(run.rewind(cell.replicate)).state_dict
+    following = None
+    if not run.adopted:
+        fraction, scope = (run.description["pruning"][name] for name in ("fraction", "scope"))
+        following = {
+            name: criteria.step(criteria.magnitude(tensors, mask), mask, fraction, scope)
+            for name, tensors in points.items()
+        }
     result = renewal.renewal(points, mask, tau, following)
     result.attrs |= facts(Point(problem_of(own, job.options.problem), str(own.sha256), {}), job)
     return result

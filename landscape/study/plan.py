@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from landscape import results, store
 from landscape.cli import option, parse_integer_list
 from landscape.errors import InputError
 from landscape.runs import METHODS, POINTS, Cell, Run
-from landscape.study.points import CONTROLS, exists, partner
-from landscape.study.quantities import FROM_LEVEL_ONE, ONLY_IMP, QUANTITIES
+from landscape.study.points import CONTROLS, exists, partner, sources
+from landscape.study.quantities import FROM_LEVEL_ONE, ONLY_IMP, QUANTITIES, Quantity
 from landscape.study.requests import MeasureOptions, Request
 
 # Levels that come first under a budget; the order in which methods follow the chain.
@@ -68,11 +69,11 @@ def expand(run: Run, selection: Selection) -> list[Request]:
     requests: list[Request] = []
     for quantity in quantities:
         entry = QUANTITIES[quantity]
-        possible = [cell for cell in cells if _defined(quantity, cell) and set(entry.needs(cell)) <= set(trained)]
+        possible = [cell for cell in cells if _defined(quantity, cell) and _possible(run, entry, cell, set(trained))]
         if quantity == "barrier_matrix":
             requests += _matrices(quantity, possible)
         elif entry.points:
-            requests += _at_points(quantity, possible, points, controls)
+            requests += _at_points(run, quantity, possible, points, controls)
         else:
             requests += [Request(quantity, cell) for cell in possible]
     order = {name: number for number, name in enumerate([*quantities, *points, *controls, *METHODS])}
@@ -110,16 +111,28 @@ def _matrices(quantity: str, cells: Sequence[Cell]) -> list[Request]:
     return requests
 
 
-def _at_points(quantity: str, cells: Sequence[Cell], points: Sequence[str], controls: Sequence[str]) -> list[Request]:
+def _possible(run: Run, entry: Quantity, cell: Cell, trained: set[Cell]) -> bool:
+    """Tell whether what a quantity reads is there; an adopted run measures what its files allow."""
+    if run.adopted:
+        return not entry.trained_here and set(entry.least(cell)) <= trained
+    return set(entry.needs(cell)) <= trained
+
+
+def _at_points(
+    run: Run, quantity: str, cells: Sequence[Cell], points: Sequence[str], controls: Sequence[str]
+) -> list[Request]:
     """Return the requests at points; projected and restricted are the same for all methods, and imp stands for them."""
     requests = []
-    for cell in cells:
-        for point in points:
-            if not exists(cell, point) or (point != "minimum" and cell.method != "imp"):
-                continue
-            for control in controls:
-                if control == "raw" or partner(cell, point) is not None:
-                    requests.append(Request(quantity, cell, point, control))
+    for cell, point, control in product(cells, points, controls):
+        if not exists(cell, point) or (point != "minimum" and cell.method != "imp"):
+            continue
+        other = partner(cell, point)
+        if control in ("loss_matched", "checkpoint_matched"):
+            files = [] if other is None else [*sources(run, cell, point), *sources(run, *other)]
+        else:
+            files = sources(run, cell, point) if control == "raw" or point == "minimum" else []
+        if files and all(file.exists() for file in files):
+            requests.append(Request(quantity, cell, point, control))
     return requests
 
 

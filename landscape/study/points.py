@@ -11,7 +11,8 @@ point           is
 
 Two controls replace the point of lower loss of a pair. The pairs are imp's minimum with `projected`, and the minimum of
 any other method with imp's minimum: ``loss_matched`` softens its output layer, ``checkpoint_matched`` takes the saved
-checkpoint of its own training whose loss is nearest.
+checkpoint of its own training whose loss is nearest. ``earlier_epoch`` is the minimum as it was one epoch before the
+end: a claim whose sign changes in between is not about a converged point.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from landscape import checkpoints, controls, masks
+from landscape import checkpoints, controls, masks, runs
 from landscape.checkpoints import Checkpoint, ProblemOptions
 from landscape.datasets import Data
 from landscape.errors import InputError
 from landscape.problem import Problem
 from landscape.runs import CONTINUED, Cell, Run
 
-CONTROLS = ("raw", "loss_matched", "checkpoint_matched")
+CONTROLS = ("raw", "loss_matched", "checkpoint_matched", "earlier_epoch")
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,11 +61,19 @@ class UnmatchableError(InputError):
 @functools.lru_cache(maxsize=32)
 def _read(path: Path, stamp: int) -> Checkpoint:
     del stamp  # part of the key, so that a file that changed is read again
-    return checkpoints.read(path)
+    checkpoint = checkpoints.read(path.resolve())
+    known = runs.read(path.parents[3]).description
+    if known.get("kind") != "adopted":
+        return checkpoint
+    # Files of other programs do not say what they belong to; the run does, and has their masks beside them.
+    beside = sorted(path.parent.glob("mask.*"))
+    mask = masks.read(beside[0].resolve()) if beside and checkpoint.mask is None else checkpoint.mask
+    named = {name: known[name] for name in ("model", "model_args", "data", "normalize", "loss")}
+    return replace(checkpoint, mask=mask, **named)
 
 
 def read(path: Path) -> Checkpoint:
-    """Read a checkpoint, keeping the last few in memory."""
+    """Read a checkpoint of a run, keeping the last few in memory."""
     if not path.is_file():
         raise InputError(f"there is no checkpoint {path}; train it first (python -m landscape.pruning imp)")
     return _read(path, path.stat().st_mtime_ns)
@@ -152,13 +161,19 @@ def partner(cell: Cell, point: str) -> tuple[Cell, str] | None:
 
 
 def controlled(run: Run, cell: Cell, control: str, options: ProblemOptions) -> Point:
-    """Return the replacement of the point of lower loss in the pair of a cell's minimum.
+    """Return the replacement of the point of lower loss in the pair of a cell's minimum, or its earlier epoch.
 
     Raises
     ------
     UnmatchableError
         If no softening reaches the higher loss, or no checkpoint of the training comes near it.
     """
+    if control == "earlier_epoch":
+        epochs = run.epochs(cell)
+        if len(epochs) < 2:
+            raise UnmatchableError(f"{cell} has no checkpoint one epoch before its end")
+        checkpoint = read(run.epoch(cell, epochs[-2]))
+        return Point(problem_of(checkpoint, options), str(checkpoint.sha256), {"matched_step": _step(checkpoint)})
     other = partner(cell, "minimum")
     if other is None:
         raise InputError(f"{cell.method} at level {cell.level} has nothing to be matched with")
@@ -195,8 +210,11 @@ def _nearest(
         problem = problem_of(checkpoint, options)
         distance = abs(math.log(problem.loss() / target))
         if best is None or distance < best[0]:
-            step = -1 if checkpoint.step is None else checkpoint.step
-            best = distance, Point(problem, str(checkpoint.sha256), {**facts, "matched_step": step})
+            best = distance, Point(problem, str(checkpoint.sha256), {**facts, "matched_step": _step(checkpoint)})
     if best is None or best[0] > 0.2:
         raise UnmatchableError(f"no saved checkpoint of {cell} has a loss near {target:.4g}")
     return best[1]
+
+
+def _step(checkpoint: Checkpoint) -> int:
+    return -1 if checkpoint.step is None else checkpoint.step

@@ -35,8 +35,12 @@ class Quantity:
         The groups of options that decide its numbers.
     needs
         Returns the cells whose minima it reads, beside the run's rewind point.
+    least
+        Returns the cells without which there is nothing to measure, for adopted runs that lack others.
     points
         Whether it is measured at points (and under controls), or once a cell.
+    trained_here
+        Whether it needs what only this project's trainer writes.
     """
 
     schema: str
@@ -44,7 +48,9 @@ class Quantity:
     passes: Callable[[MeasureOptions], float]
     uses: tuple[str, ...]
     needs: Callable[[Cell], list[Cell]]
+    least: Callable[[Cell], list[Cell]]
     points: bool = False
+    trained_here: bool = False
 
 
 def _spectrum_passes(options: MeasureOptions) -> float:
@@ -67,37 +73,52 @@ def _own(cell: Cell) -> list[Cell]:
     return [cell]
 
 
+def _with_previous(cell: Cell) -> list[Cell]:
+    return sorted({cell, Cell(cell.replicate, "imp", cell.level), Cell(cell.replicate, "imp", max(cell.level - 1, 0))})
+
+
 def _chain(cell: Cell) -> list[Cell]:
-    levels = sorted({0, max(cell.level - 1, 0), cell.level})
-    return sorted({cell, *(Cell(cell.replicate, "imp", level) for level in levels)})
+    return sorted({*_with_previous(cell), Cell(cell.replicate, "imp", 0)})
 
 
-def _matrix_cells(cell: Cell) -> list[Cell]:
-    return [Cell(cell.replicate, "imp", 0), cell]
-
+_WITH_VECTORS = ("problem", "alignment", "memory")
 
 QUANTITIES: dict[str, Quantity] = {
-    "curves": Quantity("curves", computations.curves_of, lambda _: 12.0, ("problem",), _chain),
-    "connectivity": Quantity(
-        "connectivity", computations.connectivity_of, _path_passes(6), ("problem", "path"), _chain
+    "curves": Quantity(
+        "curves", computations.curves_of, lambda _: 12.0, ("problem",), _with_previous, _own, trained_here=True
     ),
-    "renewal": Quantity("renewal", computations.renewal_of, lambda _: 1.0, ("problem",), _chain),
+    "connectivity": Quantity(
+        "connectivity", computations.connectivity_of, _path_passes(6), ("problem", "path"), _chain, _own
+    ),
+    "renewal": Quantity(
+        "renewal", computations.renewal_of, lambda _: 1.0, ("problem",), _with_previous, _with_previous
+    ),
     "barrier_matrix": Quantity(
-        "barrier_matrix", computations.barrier_matrix_of, _path_passes(28), ("problem", "path"), _matrix_cells
+        "barrier_matrix", computations.barrier_matrix_of, _path_passes(28), ("problem", "path"), _own, _own
     ),
     "spectrum": Quantity(
         "spectrum",
         computations.point_quantity(computations.spectrum_of),
         _spectrum_passes,
         ("problem", "spectrum", "memory"),
-        _chain,
+        _own,
+        _own,
+        points=True,
+    ),
+    "convergence": Quantity(
+        "convergence",
+        computations.point_quantity(computations.convergence_of),
+        lambda _: PASSES_PER_PRODUCT * 30.0,
+        ("problem",),
+        _own,
+        _own,
         points=True,
     ),
     "pruning_steps": Quantity(
-        "pruning_steps", computations.pruning_steps_of, _frame_passes(1), ("problem", "alignment", "memory"), _chain
+        "pruning_steps", computations.pruning_steps_of, _frame_passes(1), _WITH_VECTORS, _with_previous, _with_previous
     ),
     "alignment": Quantity(
-        "alignment", computations.alignment_of, _frame_passes(2), ("problem", "alignment", "memory"), _chain
+        "alignment", computations.alignment_of, _frame_passes(2), _WITH_VECTORS, _with_previous, _with_previous
     ),
 }
 # Quantities that compare a level with the one before it.
