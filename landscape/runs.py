@@ -30,6 +30,8 @@ METHODS = (
     "random_mask_global",
     "retrained",
 )
+# Trainings from the rewind point moved by this many lengths of the next pruning step, in a random direction.
+PERTURBED = {"perturbed_half": 0.5, "perturbed_1": 1.0, "perturbed_2": 2.0, "perturbed_4": 4.0}
 # Methods whose level L continues from the minimum of imp's level L - 1.
 CONTINUED = ("imp", "lr_rewind", "fine_tune", "retrained")
 POINTS = ("minimum", "projected", "restricted", "rewind")

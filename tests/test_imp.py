@@ -160,6 +160,27 @@ def test_rewinding_to_a_later_step(tmp_path: Path) -> None:
     assert same(at(run, "retrained", 0, "start").state_dict, rewind)
 
 
+def test_perturbed_starts_lie_at_multiples_of_the_next_pruning_step(tmp_path: Path) -> None:
+    extent = Extent(levels=1, replicates=1, methods=("perturbed",), method_levels=(0, 1))
+    run = imp.train_run(tmp_path, RECIPE, extent)
+    rewind = at(run, "imp", 0, "start").state_dict
+    for level in (0, 1):
+        end = at(run, "imp", level)
+        full = {n: torch.ones_like(t, dtype=torch.bool) for n, t in end.state_dict.items() if t.ndim == 2}
+        mask = end.mask or full
+        following = criteria.step(criteria.magnitude(end.state_dict, mask), mask, 0.3)
+        gone = torch.cat([rewind[n][mask[n] & ~following[n]] for n in mask]).double().norm()
+        start = masked(rewind, mask)
+        directions = []
+        for name, factor in runs.PERTURBED.items():
+            moved = at(run, name, level, "start").state_dict
+            step = torch.cat([(moved[n] - start[n]).double().reshape(-1) for n in start])
+            assert float(step.norm()) == pytest.approx(factor * float(gone), rel=1e-5)
+            assert all(not bool(moved[n][~m].any()) for n, m in mask.items())
+            directions.append(step / step.norm())
+        torch.testing.assert_close(directions[0], directions[3], rtol=1e-3, atol=1e-5)
+
+
 def test_layerwise_scope_removes_the_fraction_of_every_tensor(tmp_path: Path) -> None:
     recipe = replace(RECIPE, pruning=PruneOptions(fraction=0.25, scope="layerwise"))
     run = imp.train_run(tmp_path, recipe, Extent(levels=2, replicates=1, methods=("imp", "one_shot")))

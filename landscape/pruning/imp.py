@@ -22,7 +22,7 @@ from landscape.cli import option
 from landscape.datasets import Data
 from landscape.errors import InputError
 from landscape.pruning.methods import PruneOptions, Recipe, branch_of, read, training_of
-from landscape.runs import METHODS, Cell, Run
+from landscape.runs import METHODS, PERTURBED, Cell, Run
 from landscape.tasks import Outcome, Task, TaskOptions
 from landscape.training import TrainOptions
 from landscape.training import files as trainer
@@ -42,7 +42,9 @@ class Extent:
     levels: int = option(10, help="last level; 0 is the dense network", metavar="L")
     replicates: int = option(3, help="repeats with other initialisation and data order", metavar="R")
     methods: tuple[str, ...] = option(
-        ("imp",), help=f"methods: {', '.join(METHODS)}, random_mask for both of its kinds, or all", metavar="METHOD"
+        ("imp",),
+        help=f"methods: {', '.join(METHODS)}, random_mask (both kinds), all of these; perturbed (4 kinds)",
+        metavar="METHOD",
     )
     method_levels: tuple[int, ...] | None = option(
         None,
@@ -123,12 +125,13 @@ def chosen_methods(names: Sequence[str]) -> list[str]:
     """Return the methods that were asked for, imp first (the others branch off it)."""
     wanted: list[str] = []
     for name in (part for text in names for part in text.split(",") if part):
-        known = {"all": METHODS, "random_mask": tuple(m for m in METHODS if m.startswith("random_mask"))}
-        wanted += known.get(name, (name,))
-    unknown = [name for name in wanted if name not in METHODS]
+        groups = {"all": METHODS, "random_mask": tuple(m for m in METHODS if m.startswith("random_mask"))}
+        wanted += {**groups, "perturbed": tuple(PERTURBED)}.get(name, (name,))
+    known = (*METHODS, *PERTURBED)
+    unknown = [name for name in wanted if name not in known]
     if unknown:
-        raise InputError(f"unknown method {unknown[0]!r}; use {', '.join(METHODS)}, random_mask or all")
-    return ["imp", *(name for name in METHODS[1:] if name in wanted)]
+        raise InputError(f"unknown method {unknown[0]!r}; use {', '.join(known)}, random_mask, perturbed or all")
+    return ["imp", *(name for name in known[1:] if name in wanted)]
 
 
 def plan(extent: Extent) -> list[Cell]:
@@ -143,7 +146,7 @@ def plan(extent: Extent) -> list[Cell]:
     cells = [Cell(r, "imp", level) for level in range(extent.levels + 1) for r in range(extent.replicates)]
     for level in sorted(set(levels)):
         for method in methods[1:]:
-            if level > 0 or method == "retrained":
+            if level > 0 or method == "retrained" or method in PERTURBED:
                 cells += [Cell(r, method, level) for r in range(extent.replicates)]
     return cells
 
@@ -153,6 +156,8 @@ def needs(cell: Cell) -> list[Cell]:
     if cell.method == "imp":
         return [Cell(cell.replicate, "imp", cell.level - 1)] if cell.level else []
     level = 0 if cell.method == "one_shot" else max(cell.level - 1, 0)
+    if cell.method in PERTURBED:
+        level = cell.level
     return [Cell(cell.replicate, "imp", level)]
 
 

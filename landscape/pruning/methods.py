@@ -11,12 +11,17 @@ method                     mask                           start                 
 ``random_mask_layerwise``  random, imp's layer counts     W_rewind                from the rewind step
 ``random_mask_global``     random, imp's total count      W_rewind                from the rewind step
 ``retrained``              as imp                         W_rewind                another data order
+``perturbed_*``            as imp                         W_rewind + f d u        from the rewind step
 =========================  =============================  ======================  ==========================
 
 W_rewind are the weights of the dense training after ``rewind_step`` steps. All starts are multiplied by the mask; all
 methods but imp branch off imp's previous level and are one level deep. Random masks are drawn from all weights of the
 network, not from imp's previous mask. All methods at a level see the same data order, `retrained` excepted, so that
 differences between them are paired; the orders of different levels differ, as between independent trainings.
+
+The ``perturbed_*`` methods (half, 1, 2, 4 times f) test how far a ticket may be moved: d = |(m_L - m_{L+1}) W_rewind| is
+the length of the next pruning step at the rewind point, u a uniform unit vector on the coordinates of m_L (Paul et al.
+2023, arXiv:2210.03044, section 3.2).
 
 References: Frankle & Carbin 2019, arXiv:1803.03635; Renda, Frankle, Carbin 2020, arXiv:2003.02389 (learning-rate
 rewinding); Frankle, Dziugaite, Roy, Carbin 2020, arXiv:1912.05671 (weight rewinding).
@@ -28,6 +33,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from landscape import checkpoints, masks, seeds
@@ -36,12 +42,13 @@ from landscape.cli import option
 from landscape.errors import InputError
 from landscape.pruning import criteria
 from landscape.pruning.criteria import Mask
-from landscape.runs import Cell, Run
+from landscape.runs import PERTURBED, Cell, Run
 from landscape.training import Branch, TrainOptions
 from landscape.training.options import Schedule
 
 # Methods that start from the minimum of imp's level L - 1 instead of the rewind point.
 FROM_MINIMUM = ("lr_rewind", "fine_tune")
+_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 @dataclass(frozen=True)
@@ -95,7 +102,7 @@ def branch_of(run: Run, recipe: Recipe, cell: Cell) -> Branch:
     )
     if cell.method == "imp" and cell.level == 0:
         return branch
-    if cell.level == 0 and cell.method != "retrained":
+    if cell.level == 0 and cell.method not in ("retrained", *PERTURBED):
         raise InputError(f"{cell.method} prunes, so that it has no level 0")
     mask = mask_of(run, recipe, cell)
     if cell.method == "random_init":
@@ -104,10 +111,30 @@ def branch_of(run: Run, recipe: Recipe, cell: Cell) -> Branch:
         start = previous(run, cell).state_dict
     else:
         start = read(run.rewind(cell.replicate)).state_dict
+    if cell.method in PERTURBED:
+        start = perturbed(run, recipe, cell, masks.apply(start, mask))
     branch = replace(branch, start=masks.apply(start, mask), mask=mask)
     if cell.method == "fine_tune" or not recipe.pruning.rewind_step:
         return branch
     return replace(branch, first_step=recipe.pruning.rewind_step)
+
+
+def perturbed(run: Run, recipe: Recipe, cell: Cell, start: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return a masked start moved by a multiple of the length of the next pruning step, in a random direction."""
+    imp = read(run.minimum(Cell(cell.replicate, "imp", cell.level)))
+    names = list(_everything(imp, recipe.pruning))
+    mask = {name: (imp.mask or _everything(imp, recipe.pruning))[name].bool() for name in names}
+    following = criteria.step(
+        criteria.magnitude(imp.state_dict, mask), mask, recipe.pruning.fraction, recipe.pruning.scope
+    )
+    squares = sum(float((start[n] * (mask[n] & ~following[n])).double().square().sum()) for n in names)
+    stream = seeds.generator(recipe.training.seed, "perturbed", cell.replicate, cell.level)
+    moved = [name for name in start if not name.endswith(_BUFFERS)]
+    noise = {n: torch.randn(start[n].shape, generator=stream, dtype=torch.float64) for n in moved}
+    noise = masks.apply(noise, mask)
+    length = sum(float(v.square().sum()) for v in noise.values()) ** 0.5
+    scale = PERTURBED[cell.method] * squares**0.5 / length
+    return start | {name: start[name] + (scale * noise[name]).to(start[name]) for name in moved}
 
 
 def previous(run: Run, cell: Cell) -> Checkpoint:
@@ -157,6 +184,5 @@ def at_level(scores: dict[str, Tensor], full: Mask, pruning: PruneOptions, level
 
 
 def _everything(checkpoint: Checkpoint, pruning: PruneOptions) -> Mask:
-    buffers = ("running_mean", "running_var", "num_batches_tracked")
-    parameters = {n: t for n, t in checkpoint.state_dict.items() if not n.endswith(buffers)}
+    parameters = {n: t for n, t in checkpoint.state_dict.items() if not n.endswith(_BUFFERS)}
     return criteria.dense(parameters, criteria.prunable(parameters, pruning.prunable))

@@ -12,7 +12,7 @@ from typing import Any
 from landscape import results, store
 from landscape.cli import option, parse_integer_list
 from landscape.errors import InputError
-from landscape.runs import METHODS, POINTS, Cell, Run
+from landscape.runs import METHODS, PERTURBED, POINTS, Cell, Run
 from landscape.study.points import CONTROLS, exists, partner, sources
 from landscape.study.quantities import FROM_LEVEL_ONE, ONLY_IMP, QUANTITIES, Quantity
 from landscape.study.requests import MeasureOptions, Request
@@ -87,7 +87,7 @@ def expand(run: Run, selection: Selection) -> list[Request]:
 
 
 def _wanted(cell: Cell, selection: Selection) -> bool:
-    methods = None if selection.methods is None else words(selection.methods, METHODS, "--methods")
+    methods = None if selection.methods is None else words(selection.methods, (*METHODS, *PERTURBED), "--methods")
     return (
         (selection.levels is None or cell.level in selection.levels)
         and (selection.replicates is None or cell.replicate in selection.replicates)
