@@ -114,6 +114,7 @@ def main(argv: Sequence[str]) -> int:
     """Compute the cells that are missing, join what is there, and print the table of cells."""
     arguments, _ = cli.parse_arguments(cli.Parser("pruning gfs_sweep", DESCRIPTION, EXAMPLE), Arguments, argv)
     output = arguments.output
+    cli.apply_threads(output.threads)
     device = checkpoints.resolve_device(output.device).type
     measuring = arguments.selection.measuring(arguments.pretraining.seed)
     recipe = Recipe(arguments.pretraining, measuring, output.threads, device)
@@ -195,7 +196,8 @@ def join(paths: Sequence[Path]) -> xr.Dataset:
 
 def within_budget(missing: Sequence[Spec], recipe: Recipe, budget: float | None) -> tuple[list[Spec], float]:
     """Return the cells, from the first on, that fit into the budget, and the hours of all that are missing."""
-    hours = [work_of(spec, recipe) / speed(recipe.device) / 3600 for spec in missing]
+    rate = speed(recipe.device)
+    hours = [work_of(spec, recipe) / rate / 3600 for spec in missing]
     chosen: list[Spec] = []
     spent = 0.0
     for spec, needed in zip(missing, hours, strict=True):
