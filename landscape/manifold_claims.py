@@ -32,6 +32,7 @@ LABELS = ("method", "level", "replicate", "point", "control", "curvature")
 GROWTH = 0.05
 DEFECT = 0.5
 P_VALUE = 0.05
+ROUNDING = 1e-5
 
 
 def evaluate(result: xr.Dataset) -> xr.Dataset:
@@ -106,7 +107,7 @@ def _judge(statistic: float, threshold: float, noise: float, obstacle: str) -> t
 
 def _sampling_obstacle(cell: xr.Dataset) -> str:
     """Return why passing on the samples does not let a condition hold on the region."""
-    if "distance" in cell and float(cell["distance"].max()) > float(cell["rho"].values[-1]) * (1 + 1e-6):
+    if "distance" in cell and float(cell["distance"].max()) > float(cell["rho"].values[-1]) * (1 + ROUNDING):
         return "the sampled region does not reach the farthest state"
     if str(cell["region"].values) != "adversarial":
         return "sampled without adversarial search"

@@ -94,6 +94,16 @@ def test_a_region_that_the_run_leaves_says_nothing_of_what_is_outside() -> None:
     assert int(gap["entry_step"]) == np.flatnonzero(outside)[-1] + 1
 
 
+def test_samples_at_a_radius_lie_within_it_in_single_precision_too() -> None:
+    problem = Problem.from_function(CUBIC, torch.zeros(2))
+    options = DimensionOptions(
+        fast=1, smallest=1, nodes=0, num_probes=0, depth=2, radius=(0.3, 2.9), region="adversarial", samples=8
+    )
+    found = measure(problem, options, Effort(seed=1))
+    assert int(found["num_samples"][-1]) == found.sizes["sample"]
+    assert found["status"].sel(rule="cone_gap").values.tolist() == ["found", "none"]
+
+
 def test_the_scale_of_the_loss_changes_no_answer() -> None:
     words = []
     for scale in (1.0, 7.0):

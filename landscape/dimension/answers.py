@@ -10,7 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from landscape.dimension.base import Base
-from landscape.dimension.lipschitz import Extremes, LipschitzSamples
+from landscape.dimension.lipschitz import ROUNDING, Extremes, LipschitzSamples
 from landscape.dimension.plateau import slq_plateau
 from landscape.dimension.rates import Array, Rates
 from landscape.dimension.rules import (
@@ -51,7 +51,7 @@ class ConeSamples:
 
     def within(self, radius: float) -> tuple[Array, Array]:
         """Return the smallest cone gap and attraction within a radius, ``(K,)`` each; NaN without a sample."""
-        inside = self.radius <= radius * (1 + 1e-9)
+        inside = self.radius <= radius * (1 + ROUNDING)
         if not inside.any():
             empty = np.full(self.attraction.shape[1], np.nan)
             return empty, empty
@@ -213,7 +213,7 @@ def covered(radius_upper: dict[str, float], region: Region, step: NDArray[np.int
     """
     bound, distance = np.array(list(radius_upper.values())), region.distance
     coverage = bound[:, None] / distance[None]
-    coverage[np.isinf(bound)[:, None] & (distance > region.radii[-1] * (1 + 1e-6))] = np.nan
+    coverage[np.isinf(bound)[:, None] & (distance > region.radii[-1] * (1 + ROUNDING))] = np.nan
     entry = []
     for row in coverage:
         outside = np.flatnonzero(~(row >= 1))

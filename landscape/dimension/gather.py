@@ -82,7 +82,7 @@ def gather(
     if options.splitting == "average":
         basis, spent = _average_basis(point, region, options, effort)
         cost += spent
-    number = len(region.displacements(max(options.points - 1, 1))) + 1
+    number = len(region.displacements(max(options.points - 1, 1))) + (3 if region.kind == "adversarial" else 1)
     with cli.progress(number, "cone at points", effort.quiet, unit="point") as bar:
         sampler = ConeSampler(point, basis, region, how, effort.journal, bar.update)
         points, tightest = sampler.at_points(options.points, worst)

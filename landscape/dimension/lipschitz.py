@@ -26,6 +26,7 @@ from landscape.operators import LinearOperator
 from landscape.seeds import generator
 
 REGIONS = ("trajectory", "ball", "adversarial")
+ROUNDING = 1e-5  # relative, of the length of a displacement in float32
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ class LipschitzSamples:
         Lower bounds: the maximum over the samples with ``|u| <= rho``. u = 0, where the difference vanishes, is one of
         them for l_osc: l_osc = (sup lambda_max - inf lambda_min) / 2 with sup >= 0 >= inf.
         """
-        inside = self.radius[None] <= np.asarray(radii, dtype=float)[:, None] * (1 + 1e-9)
+        inside = self.radius[None] <= np.asarray(radii, dtype=float)[:, None] * (1 + ROUNDING)
         number = inside.sum(axis=1)
         top = np.where(inside, self.high, 0.0).max(axis=1, initial=0.0)
         bottom = np.where(inside, self.low, 0.0).min(axis=1, initial=0.0)

@@ -11,6 +11,8 @@ from landscape.dimension.base import MARKER_DEPTH, sizes
 from landscape.dimension.options import DimensionOptions, dynamics_of, rules_of
 from landscape.problem import Problem
 
+_REFINEMENT = 8  # points along the ray on which the radius of a rule is bracketed
+
 
 def describe_problem(problem: Problem) -> list[str]:
     """Return the lines that say loss and accuracy of what is about to be measured, with a warning at chance level."""
@@ -35,10 +37,12 @@ def describe_plan(problem: Problem, options: DimensionOptions) -> str:
     """Return the line that says about how many products the plan costs."""
     fast, smallest = sizes(options, problem.num_params)
     spectrum = 6 * (fast + smallest) + MARKER_DEPTH * (1 + options.num_probes)
-    differences = 2 * options.depth * (options.samples + 12)
+    climbs = 1 + options.ascent_steps if options.region == "adversarial" else 0
+    differences = 2 * options.depth * (options.samples + 6 * climbs + _REFINEMENT)
     cone = 0
     if "cone_gap" in rules_of(options, dynamics_of(options)):
-        cone = (fast + options.depth) * options.points * (1 + options.nodes)
+        points = options.points * (1 + options.nodes) + 2 * climbs + _REFINEMENT
+        cone = (fast + options.depth) * points
     return (
         f"about {spectrum + differences + cone:,} products: spectrum {spectrum:,}, differences {differences:,}, "
         f"cone {cone:,} ({fast} + {options.depth} for each point and node)"
