@@ -109,7 +109,7 @@ def _symlog_ticks(ax: Axes, s: np.ndarray, scale: float) -> None:
     places = [v for v in [*reversed(negative), 0.0, *positive] if low <= v <= high]
     kept: list[float] = []
     for value in sorted(places, key=lambda v: (v != 0, -abs(v))):
-        if all(abs(np.arcsinh(value / scale) - np.arcsinh(other / scale)) > 0.09 * np.ptp(s) for other in kept):
+        if all(abs(np.arcsinh(value / scale) - np.arcsinh(other / scale)) > 0.14 * np.ptp(s) for other in kept):
             kept.append(value)
     ax.set_xticks(
         [np.arcsinh(v / scale) for v in sorted(kept)],
