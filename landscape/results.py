@@ -22,7 +22,7 @@ from landscape.schemas import LABELS
 
 LARGEST = 20_000
 # Quantities whose variables keep their names in a study; of two that share a name the later one is prefixed.
-PLAIN = ("spectrum", "volume", "dimension", "connectivity", "curves", "barrier_matrix", "renewal")
+PLAIN = ("spectrum", "connectivity", "curves", "barrier_matrix", "renewal", "volume", "dimension")
 INDEX = "index.nc"
 # Facts that are the same whatever is measured; of several quantities the first is taken.
 SHARED = ("loss", "accuracy", "gradient_norm", "num_params", "num_params_total", "kept", "num_examples")

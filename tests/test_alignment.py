@@ -47,6 +47,15 @@ def test_restriction_to_the_later_mask_drops_vectors_that_lie_outside():
     np.testing.assert_allclose(result["overlap"], 1.0)
 
 
+def test_restriction_to_the_later_mask_shrinks_vectors() -> None:
+    tilted = np.array([[0.6, 0.0], [0.8, 0.0], [0.0, 1.0]])
+    earlier = Frame(tilted, np.arange(3), np.ones(2, dtype=bool))
+    later = Frame(np.eye(2), np.array([0, 2]), np.ones(2, dtype=bool))
+    result = alignment.measure(earlier, later, [1, 2])
+    np.testing.assert_allclose(result["retained_mass"], [0.36, 1.0])
+    np.testing.assert_allclose(result["overlap"], 1.0)
+
+
 def test_restriction_matches_dense_embedding_for_crossing_masks():
     rng = np.random.default_rng(5)
     places = [np.sort(rng.choice(30, 20, replace=False)) for _ in range(2)]

@@ -19,9 +19,9 @@ methods but imp branch off imp's previous level and are one level deep. Random m
 network, not from imp's previous mask. All methods at a level see the same data order, `retrained` excepted, so that
 differences between them are paired; the orders of different levels differ, as between independent trainings.
 
-The ``perturbed_*`` methods (half, 1, 2, 4 times f) test how far a ticket may be moved: d = |(m_L - m_{L+1}) W_rewind| is
-the length of the next pruning step at the rewind point, u a uniform unit vector on the coordinates of m_L (Paul et al.
-2023, arXiv:2210.03044, section 3.2).
+The ``perturbed_*`` methods (half, 1, 2, 4 times f) test how far a ticket may be moved: d = |(m_L - m_{L+1}) W_rewind|
+is the length of the next pruning step at the rewind point, u a uniform unit vector on the coordinates of m_L (Paul et
+al. 2023, arXiv:2210.03044, section 3.2).
 
 References: Frankle & Carbin 2019, arXiv:1803.03635; Renda, Frankle, Carbin 2020, arXiv:2003.02389 (learning-rate
 rewinding); Frankle, Dziugaite, Roy, Carbin 2020, arXiv:1912.05671 (weight rewinding).

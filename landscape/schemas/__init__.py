@@ -24,7 +24,7 @@ from landscape.schemas.connectivity import (
 from landscape.schemas.dimension import DIMENSION
 from landscape.schemas.gfs import GFS
 from landscape.schemas.spectrum import MATCHED, SPECTRUM
-from landscape.schemas.verdicts import PRECONDITIONS
+from landscape.schemas.verdicts import PRECONDITIONS, RELATE
 from landscape.schemas.volume import CALIBRATION, VOLUME
 from landscape.schemas.words import COORDINATES, LABELS, MODEL, Variable
 
@@ -41,6 +41,7 @@ SCHEMAS: dict[str, dict[str, Variable]] = {
     "alignment": ALIGNMENT,
     "surface": SURFACE,
     "preconditions": PRECONDITIONS,
+    "relate": RELATE,
     "renewal": RENEWAL,
     "pruning_steps": PRUNING_STEPS,
     "gfs": GFS,

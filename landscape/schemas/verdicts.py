@@ -17,3 +17,19 @@ PRECONDITIONS: dict[str, Variable] = {
     "statement": label("the claim in words", "claim"),
     "source": label("who made the claim", "claim"),
 }
+
+_TAU = ("scalar", "level")
+
+RELATE: dict[str, Variable] = {
+    "tau_error": number("1", "Kendall's tau with the test error", *_TAU),
+    "tau_loss": number("1", "Kendall's tau with the train loss", *_TAU),
+    "tau_partial": number("1", "Kendall's tau with the test error given the train loss", *_TAU),
+    "tau_partial_se": number("1", "standard error of tau_partial over the networks", *_TAU),
+    "tau_partial_lo": number("1", "lower end of the interval of tau_partial", *_TAU),
+    "tau_partial_hi": number("1", "upper end of the interval of tau_partial", *_TAU),
+    "p_value": number("1", "two-sided p-value of tau_partial by permutation", *_TAU),
+    "num_networks": number("1", "networks of the level of which the scalar is known", *_TAU),
+    "effect": number("1", "mean of tau_partial over the levels", "scalar"),
+    "noise": number("1", "standard error of the effect", "scalar"),
+    "verdict": label("whether the scalar predicts the test error beyond the train loss", "scalar"),
+}

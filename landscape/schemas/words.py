@@ -84,6 +84,7 @@ COORDINATES: dict[str, Variable] = {
     "point": label("where on a level: minimum, projected, restricted or rewind"),
     "first_level": count("pruning level of the first network", "first_level"),
     "second_level": count("pruning level of the second network", "second_level"),
+    "scalar": label("name of a measured number, its labels in brackets", "scalar"),
     "claim": label("short name of the claim", "claim"),
     "control": label("raw, or how the losses of a pair were made equal"),
     "curvature": label("which curvature was measured: hessian, ggn or jtj"),

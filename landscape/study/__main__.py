@@ -6,11 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from landscape import cli, datasets, runs
+from landscape import cli, datasets, results, runs, store
 from landscape.checkpoints import ProblemOptions
 from landscape.cli import option
 from landscape.connectivity import PathOptions
 from landscape.errors import InputError
+from landscape.relate import RelateOptions, relate
+from landscape.relate import describe as describe_relations
 from landscape.spectrum import SpectrumOptions
 from landscape.study.adopt import adopt
 from landscape.study.measure import Effort, measure, status
@@ -126,10 +128,38 @@ def status_main(argv: Sequence[str]) -> int:
     return cli.DONE
 
 
+@dataclass(frozen=True)
+class RelateArguments:
+    """Relations."""
+
+    run: Path = option(flag="RUN", help="directory of a run")
+    options: RelateOptions = field(default_factory=RelateOptions)
+    out: Path | None = option(None, help="table (default: RUN/results/relate.nc)", metavar="FILE")
+    quiet: bool = option(False, help="print nothing but the path of the table")
+
+
+def relate_main(argv: Sequence[str]) -> int:
+    """Relate what was measured with test error, beyond the train loss."""
+    description = "Does any measured number predict test error beyond the train loss?"
+    parser = cli.Parser("study relate", description, "python -m landscape.study relate data/runs/lenet")
+    arguments, _ = cli.parse_arguments(parser, RelateArguments, argv)
+    run = runs.read(arguments.run)
+    asked = {"quantity": "relate", "run": run.fingerprint, "options": arguments.options}
+    asked |= {"results": {q: results.stamps(results.folder(run.root, q)) for q in results.quantities(run.root)}}
+    table = relate(results.open_study(run.root), arguments.options)
+    table.attrs = {"fingerprint": store.fingerprint(asked), "options": store.as_json(asked["options"])}
+    out = arguments.out or run.root / "results" / "relate.nc"
+    store.write(table, out, "relate", force=True)
+    cli.show(describe_relations(table), arguments.quiet)
+    cli.show_paths(out)
+    return cli.DONE
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "measure": measure_main,
     "status": status_main,
     "adopt": adopt_main,
+    "relate": relate_main,
 }
 
 
