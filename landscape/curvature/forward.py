@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
 from landscape.batches import Batch
@@ -50,8 +50,8 @@ class Forward:
         Positions of phi among the parameters if phi is some of them, None if it is computed.
     largest_bytes
         Largest value that depends on the batch.
-    convolves
-        Whether there are two-dimensional convolutions.
+    memory_format
+        That of all four-dimensional inputs.
     """
 
     network: Network
@@ -60,10 +60,29 @@ class Forward:
     num_phi: int
     used: tuple[int, ...] | None
     largest_bytes: int
-    convolves: bool
+    memory_format: torch.memory_format
+
+    def laid_out(self, tensors: Iterable[Tensor]) -> list[Tensor]:
+        """Return tensors in the memory format of the graph."""
+        return _laid_out(tensors, self.memory_format)
 
 
-def trace_forward(problem: Problem, kind: str, batch: Batch) -> Forward:
+def _laid_out(tensors: Iterable[Tensor], memory_format: torch.memory_format) -> list[Tensor]:
+    return [t.contiguous(memory_format=memory_format) if t.ndim == 4 else t for t in tensors]
+
+
+def memory_formats(problem: Problem) -> list[torch.memory_format]:
+    """Return the memory formats to try, the fastest first.
+
+    On a CPU, convolutions in single precision run up to a third faster on channels-last tensors, if all of them are.
+    """
+    convolves = any(isinstance(module, nn.Conv2d) for module in problem.model.modules())
+    if convolves and problem.device.type == "cpu" and problem.dtype == torch.float32:
+        return [torch.channels_last, torch.contiguous_format]
+    return [torch.contiguous_format]
+
+
+def trace_forward(problem: Problem, kind: str, batch: Batch, memory_format: torch.memory_format) -> Forward:
     """Trace the forward pass of a batch, fold BatchNorm, and take out what does not depend on the batch.
 
     Raises
@@ -84,8 +103,8 @@ def trace_forward(problem: Problem, kind: str, batch: Batch) -> Forward:
         with watch:
             return values(*flat)
 
-    given = [*problem.parameters.values(), *problem.constants.values()]
-    module = record(watched, *given, *tensors_of(batch))
+    given = [*problem.parameters.values(), *problem.constants.values(), *tensors_of(batch)]
+    module = record(watched, *_laid_out(given, memory_format))
     if passes.is_random(module.graph):
         raise InputError("the model draws random numbers in eval mode, so its loss is random")
     if not watch.stopped:
@@ -94,15 +113,14 @@ def trace_forward(problem: Problem, kind: str, batch: Batch) -> Forward:
     rows = inputs[num_given:]
     moving = dependents(module.graph, rows)
     largest = max((size_of(node) for node in moving if passes.is_fresh(node)), default=0)
-    convolves = any(n.target is torch.ops.aten.convolution.default and passes.value_of(n).ndim == 4 for n in moving)
     if watch.stopped:  # only the code itself knows where gradients stop
         before = extract(module, inputs[:num_given], inputs[:num_given])
-        return Forward(network, before, values, num_names, tuple(range(num_names)), largest, convolves)
+        return Forward(network, before, values, num_names, tuple(range(num_names)), largest, memory_format)
     phi, fixed = _border(module.graph, moving, inputs[:num_names], inputs)
     before = extract(module, inputs[:num_given], [*phi, *fixed])
     after = extract(module, [*phi, *fixed, *rows], output_of(module.graph).args[0])
     used = tuple(inputs.index(node) for node in phi) if all(node in inputs for node in phi) else None
-    return Forward(network, before, after, len(phi), used, largest, convolves)
+    return Forward(network, before, after, len(phi), used, largest, memory_format)
 
 
 def record(function: Callable[..., Any], *inputs: Tensor) -> fx.GraphModule:

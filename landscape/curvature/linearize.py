@@ -19,7 +19,7 @@ from torch.func import grad, jvp, vjp
 
 from landscape.batches import Batch
 from landscape.curvature.eager import transposed
-from landscape.curvature.forward import Forward, NotTraceableError, record, trace_forward
+from landscape.curvature.forward import Forward, NotTraceableError, record
 from landscape.curvature.kinds import Tensors
 from landscape.curvature.layout import Layout, tensors_of
 from landscape.curvature.split import Split, split
@@ -40,22 +40,15 @@ class Linearization:
         Where the model or the loss cannot be traced.
     """
 
-    def __init__(self, problem: Problem, kind: str, batch: Batch, forward: Forward | None = None) -> None:
-        self.problem, self.kind = problem, kind
-        self.forward = forward or trace_forward(problem, kind, batch)
-        # On a CPU single-precision convolutions are faster on channels-last tensors, if all of them are.
-        convolves = self.forward.convolves and problem.device.type == "cpu" and problem.dtype == torch.float32
-        self.memory_format = torch.channels_last if convolves else torch.contiguous_format
-        given = self.forward.before(*problem.parameters.values(), *problem.constants.values())
-        self.phi = [self._laid_out(t) for t in given[: self.forward.num_phi]]
-        self._fixed = list(given[self.forward.num_phi :])
+    def __init__(self, problem: Problem, kind: str, batch: Batch, forward: Forward) -> None:
+        self.problem, self.kind, self.forward = problem, kind, forward
+        given = forward.before(*forward.laid_out([*problem.parameters.values(), *problem.constants.values()]))
+        self.phi = forward.laid_out(given[: forward.num_phi])
+        self._fixed = forward.laid_out(given[forward.num_phi :])
         if not self.phi:
             raise NotTraceableError("the loss does not depend on the parameters")
         self.graphs = self._trace_product(batch)
         self._chain: _Chain | None = None
-
-    def _laid_out(self, tensor: Tensor) -> Tensor:
-        return tensor.contiguous(memory_format=self.memory_format) if tensor.ndim == 4 else tensor
 
     def _trace_product(self, batch: Batch) -> Split:
         num_phi, num_fixed = len(self.phi), len(self._fixed)
@@ -63,7 +56,7 @@ class Linearization:
 
         def product(*flat: Tensor) -> tuple[Tensor, ...]:
             phi, fixed, direction = flat[:num_phi], flat[num_phi : num_phi + num_fixed], flat[-num_phi:]
-            rows = [self._laid_out(t) for t in flat[num_phi + num_fixed : -num_phi]]
+            rows = self.forward.laid_out(flat[num_phi + num_fixed : -num_phi])
             if self.kind == "hessian":
                 slope = grad(lambda *p: values(*p, *fixed, *rows)[0], argnums=tuple(range(num_phi)))
                 return jvp(slope, phi, direction)[1]
@@ -89,7 +82,7 @@ class Linearization:
         leaves = [t.detach().requires_grad_() for t in self.phi]
         slope = [torch.zeros_like(t, dtype=torch.float64) for t in self.phi]
         for batch in batches if self.kind == "hessian" else ():
-            rows = [self._laid_out(t) for t in tensors_of(batch)]
+            rows = self.forward.laid_out(tensors_of(batch))
             with torch.enable_grad():
                 loss = self.forward.values(*leaves, *self._fixed, *rows)[0]
             for total, part in zip(slope, transposed([loss], leaves, [torch.ones_like(loss)]), strict=True):
@@ -108,9 +101,10 @@ class Linearization:
         """Return d phi for a direction in theta, and the part of the product that the curvature of P contributes."""
         given = list(direction.values())
         if self._chain is None:
-            return [self._laid_out(given[i]) for i in self.forward.used or ()], [torch.zeros_like(d) for d in given]
+            used = [given[i] for i in self.forward.used or ()]
+            return self.forward.laid_out(used), [torch.zeros_like(d) for d in given]
         pushed, bent = self._chain.push(given)
-        return [self._laid_out(t) for t in pushed], bent
+        return self.forward.laid_out(pushed), bent
 
     def pull(self, product: Sequence[Tensor], bent: Sequence[Tensor]) -> Tensors:
         """Return the product in theta for a product in phi, summed over the batches, and what ``push`` returned."""
@@ -133,7 +127,7 @@ class _Chain:
     @torch.enable_grad()
     def __init__(self, problem: Problem, forward: Forward, slope: Sequence[Tensor]) -> None:
         self._theta = [p.detach().requires_grad_() for p in problem.parameters.values()]
-        self._phi = forward.before(*self._theta, *problem.constants.values())[: forward.num_phi]
+        self._phi = forward.before(*forward.laid_out([*self._theta, *problem.constants.values()]))[: forward.num_phi]
         self._slope = [g.detach().requires_grad_() for g in slope]
         self._pulled = transposed(self._phi, self._theta, self._slope, create_graph=True)
 

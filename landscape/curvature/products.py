@@ -12,7 +12,7 @@ from torch import Tensor
 from landscape import parallel
 from landscape.batches import Batch, batch_length
 from landscape.curvature.eager import double_backward, graph_bytes
-from landscape.curvature.forward import NotTraceableError, trace_forward
+from landscape.curvature.forward import NotTraceableError, memory_formats, trace_forward
 from landscape.curvature.kinds import Tensors, check_kind, divisor
 from landscape.curvature.layout import by_signature, cut, even, is_cuttable, joined
 from landscape.curvature.linearize import Linearization
@@ -77,18 +77,19 @@ class Products:
         self.problem, self.kind, self.options = problem, kind, options
         self._groups: list[_Group] = []
         self._eager = list(problem.batches)
-        self._vector_bytes = options.block * problem.num_params * (8 + 4 * problem.theta.element_size())
+        self._vector_bytes = options.block * vector_bytes(problem)
         if self._room <= 0:
             raise self._too_large(self._vector_bytes)
         reason = "as asked for" if options.strategy == "double_backward" else "tracing does not pay"
         with second_order_kernels(problem.model):
-            if self._is_worth_tracing():
+            for memory_format in memory_formats(problem) if self._is_worth_tracing() else ():
                 try:
-                    self._groups, self._eager = self._traced_groups()
+                    self._groups, self._eager = self._traced_groups(memory_format)
+                    break
                 except NotTraceableError as error:
                     reason = str(error)
-                    if options.strategy != "auto":
-                        raise InputError(f"this model cannot be traced ({reason}); use double backward") from error
+            if not self._groups and options.strategy in ("retained", "recomputed") and self._eager:
+                raise InputError(f"this model cannot be traced ({reason}); use the strategy double_backward")
             work = self._cut_eager()
             self.peak_bytes = self._keep(work)
         self.method = self._describe(reason)
@@ -105,8 +106,10 @@ class Products:
             for batch in self._eager:
                 for column, product in enumerate(double_backward(self.problem, self.kind, batch, directions)):
                     total[:, column] += self.problem.flatten(product)
-        mean = parallel.sum_ranks(total) / divisor(self.problem, self.kind)
-        return (mean + self.problem.weight_decay * block).to(block.dtype)
+        mean = parallel.sum_ranks(total).div_(divisor(self.problem, self.kind))
+        if self.problem.weight_decay:
+            mean.add_(block, alpha=self.problem.weight_decay)
+        return mean.to(block.dtype)
 
     # ---- planning ----------------------------------------------------------------------------------------------
 
@@ -129,13 +132,13 @@ class Products:
         return self.options.planned_products * examples * elements >= TRACING_PAYS
 
     @torch.no_grad()
-    def _traced_groups(self) -> tuple[list[_Group], list[Batch]]:
+    def _traced_groups(self, memory_format: torch.memory_format) -> tuple[list[_Group], list[Batch]]:
         """Return the traced batches, cut where they are large, and those of rare shapes as they are."""
         groups: list[_Group] = []
         rare: list[Batch] = []
         for batches in sorted(by_signature(self.problem.batches).values(), key=len, reverse=True):
             if len(groups) < MAX_SHAPES:
-                groups += self._fitting(batches)
+                groups += self._fitting(batches, memory_format)
             else:
                 rare += batches
         for group in groups:
@@ -143,10 +146,10 @@ class Products:
             group.graphs.prepare(group.batches)
         return groups, rare
 
-    def _fitting(self, batches: list[Batch]) -> list[_Group]:
+    def _fitting(self, batches: list[Batch], memory_format: torch.memory_format) -> list[_Group]:
         """Trace batches of one shape, or pieces of them that suit the cache and fit the memory."""
         length = batch_length(batches[0])
-        forward = trace_forward(self.problem, self.kind, batches[0])
+        forward = trace_forward(self.problem, self.kind, batches[0], memory_format)
         limit = ACTIVATION_BYTES.get(self.problem.device.type, ACTIVATION_BYTES["cpu"])
         preferred = max(1, limit * length // max(1, forward.largest_bytes))
         cuttable = (preferred < length or len(batches) > 1) and is_cuttable(self.problem, batches[0])
@@ -156,8 +159,9 @@ class Products:
             pieces = [piece for b in whole for piece in (cut(b, even(batch_length(b), size)) if cuttable else [b])]
             groups = []
             for shape in by_signature(pieces).values():
-                known = forward if batch_length(shape[0]) == length else None
-                groups.append(_Group(Linearization(self.problem, self.kind, shape[0], known), shape))
+                if batch_length(shape[0]) != length:
+                    forward = trace_forward(self.problem, self.kind, shape[0], memory_format)
+                groups.append(_Group(Linearization(self.problem, self.kind, shape[0], forward), shape))
             needed = max(group.work_bytes for group in groups)
             if needed <= self._room:
                 return groups
@@ -204,10 +208,21 @@ class Products:
     def _describe(self, reason: str) -> str:
         traced = sum(len(group.batches) for group in self._groups)
         kept = sum(len(group.kept) for group in self._groups)
-        parts = [f"traced, {kept} of {traced} pieces retained"] if traced else []
+        layout = (
+            "channels-last, "
+            if any(g.graphs.forward.memory_format == torch.channels_last for g in self._groups)
+            else ""
+        )
+        parts = [f"traced, {layout}{kept} of {traced} pieces retained"] if traced else []
         if self._eager:
             parts.append(f"double backward ({reason if not traced else 'rare shapes'})")
         return "; ".join(parts)
+
+
+def vector_bytes(problem: Problem) -> int:
+    """Return the bytes that one vector of a block takes while it is multiplied: directions and sums, full and active."""
+    full, size = sum(p.numel() for p in problem.parameters.values()), problem.theta.element_size()
+    return problem.num_params * (8 + 2 * size) + full * (8 + 2 * size)
 
 
 @torch.no_grad()
@@ -236,8 +251,11 @@ def _check(group: _Group, problem: Problem, kind: str) -> None:
     batch, source = group.batches[0], generator(0, "check", kind)
     v = torch.randn(problem.num_params, generator=source, dtype=torch.float64).to(problem.theta)
     direction = problem.unflatten(v)
-    group.graphs.prepare([batch])
-    product = problem.flatten(next(_multiply(_Group(group.graphs, [batch]), [direction])))
+    try:
+        group.graphs.prepare([batch])
+        product = problem.flatten(next(_multiply(_Group(group.graphs, [batch]), [direction])))
+    except RuntimeError as error:  # a kernel whose layout is not what tracing foresaw
+        raise NotTraceableError(f"its graph does not run: {str(error).splitlines()[0][:100]}") from error
     expected = torch.zeros_like(product)
     # An eighth at a time, so that double backward takes no more memory than the graphs do.
     for piece in cut(batch, ceil(batch_length(batch) / 8)) if is_cuttable(problem, batch) else [batch]:
