@@ -49,8 +49,8 @@ def matrix(
     needed = COPIES * 8 * n * n
     if memory is not None and needed > memory:
         raise MemoryLimitError(
-            f"all eigenvalues of {n} parameters need {needed / 2**30:.3g} GiB, but {memory / 2**30:.3g} GiB are allowed; "
-            "raise --memory or use --engine krylov"
+            f"all eigenvalues of {n} parameters need {needed / 2**30:.3g} GiB, but {memory / 2**30:.3g} GiB are "
+            "allowed; raise --memory or use --engine krylov"
         )
     full = torch.empty(n, n, dtype=torch.float64, device=operator.device)
     for start in range(0, n, block):
