@@ -3,8 +3,9 @@
 Eigenvectors live on the active coordinates of their own mask. They are embedded in the coordinates of the whole
 network, restricted to the later mask and made orthonormal again; a vector that loses more than 90 % of its squared norm
 there says nothing about a direction and is left out. Two bases of k vectors are compared by their overlap
-tr(P1 P2) / k in [0, 1] and by the cosines of their principal angles. Single eigenvectors are not compared: within a near-degenerate
-group they are arbitrary, so overlaps mean something only at cuts k whose gap is resolved at both points.
+tr(P1 P2) / k in [0, 1] and by the cosines of their principal angles. Single eigenvectors are not compared: within a
+near-degenerate group they are arbitrary, so overlaps mean something only at cuts k whose gap is resolved at both
+points.
 """
 
 from __future__ import annotations
