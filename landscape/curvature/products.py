@@ -11,13 +11,14 @@ from torch import Tensor
 
 from landscape import parallel
 from landscape.batches import Batch, batch_length
-from landscape.curvature.eager import double_backward, graph_bytes
+from landscape.curvature.eager import double_backward
 from landscape.curvature.forward import NotTraceableError, memory_formats, trace_forward
 from landscape.curvature.kinds import Tensors, check_kind, divisor
-from landscape.curvature.layout import by_signature, cut, even, is_cuttable, joined
+from landscape.curvature.layout import by_signature, cut, even, is_cuttable, joined, tensors_of
 from landscape.curvature.linearize import Linearization
 from landscape.curvature.options import ProductOptions
 from landscape.errors import InputError, MemoryLimitError
+from landscape.footprint import Footprint, footprint
 from landscape.networks import second_order_kernels
 from landscape.problem import Problem
 from landscape.seeds import generator
@@ -77,7 +78,7 @@ class Products:
         self.problem, self.kind, self.options = problem, kind, options
         self._groups: list[_Group] = []
         self._eager = list(problem.batches)
-        self._vector_bytes = options.block * vector_bytes(problem)
+        self._vector_bytes = block_bytes(problem, options.block)
         if self._room <= 0:
             raise self._too_large(self._vector_bytes)
         reason = "as asked for" if options.strategy == "double_backward" else "tracing does not pay"
@@ -121,7 +122,8 @@ class Products:
     def _too_large(self, needed: int) -> MemoryLimitError:
         return MemoryLimitError(
             f"products need {needed / GIB:.3g} GiB of memory, but {self.options.memory / GIB:.3g} GiB are given; allow "
-            "more, or multiply fewer vectors at once"
+            "more, or multiply fewer vectors at once",
+            needed,
         )
 
     def _is_worth_tracing(self) -> bool:
@@ -176,17 +178,15 @@ class Products:
         largest = 0
         pieces: list[Batch] = []
         for batch in self._eager:
-            fixed, each = _eager_bytes(self.problem, self.kind, batch)
-            length = batch_length(batch)
-            if fixed + each * length > self._room:
-                size = int((self._room - fixed) // each) if each else 0
-                if size < 1 or not is_cuttable(self.problem, batch):
-                    raise self._too_large(self._vector_bytes + fixed + each * max(1, length if size >= 1 else 1))
-                pieces += cut(batch, size)
-                length = size
+            taken, length = _eager_footprint(self.problem, self.kind, batch), batch_length(batch)
+            if taken.of(length) > self._room:
+                length = taken.fits(self._room)
+                if length < 1 or not is_cuttable(self.problem, batch):
+                    raise self._too_large(self._vector_bytes + taken.of(max(length, 1)))
+                pieces += cut(batch, length)
             else:
                 pieces.append(batch)
-            largest = max(largest, fixed + each * length)
+            largest = max(largest, taken.of(length))
         self._eager = pieces
         return largest
 
@@ -219,10 +219,11 @@ class Products:
         return "; ".join(parts)
 
 
-def vector_bytes(problem: Problem) -> int:
-    """Return the bytes that one vector of a block takes while it is multiplied: directions and sums, full and active."""
+def block_bytes(problem: Problem, block: int) -> int:
+    """Return the bytes of the vectors of a block while it is multiplied: directions, sums, and one product at work."""
     full, size = sum(p.numel() for p in problem.parameters.values()), problem.theta.element_size()
-    return problem.num_params * (8 + 2 * size) + full * (8 + 2 * size)
+    active = problem.num_params * (8 if problem.index is None else 8 + size)
+    return block * (active + full * (8 + 2 * size)) + 3 * full * size
 
 
 @torch.no_grad()
@@ -266,11 +267,14 @@ def _check(group: _Group, problem: Problem, kind: str) -> None:
         raise NotTraceableError(f"its graph differs from double backward by {difference:.1g} of the product")
 
 
-def _eager_bytes(problem: Problem, kind: str, batch: Batch) -> tuple[int, int]:
-    """Estimate the memory of double backward for a batch: a fixed part, and one an example."""
+def _eager_footprint(problem: Problem, kind: str, batch: Batch) -> Footprint:
+    """Estimate the memory of double backward, found by multiplying zeros for a few examples."""
+    zeros = {name: torch.zeros_like(p) for name, p in problem.parameters.items()}
     length = batch_length(batch)
-    if length < 8:
-        return int(1.25 * graph_bytes(problem, kind, batch)), 0
-    small, large = (graph_bytes(problem, kind, cut(batch, size)[0]) for size in (2, 4))
-    each = max(0, large - small) / 2
-    return int(1.25 * max(0.0, small - 2 * each)), int(1.25 * each)
+    separable = all(t.ndim > 0 and len(t) == length for t in tensors_of(batch))
+
+    def multiply(size: int) -> None:
+        with torch.enable_grad():
+            double_backward(problem, kind, cut(batch, size)[0] if size < length else batch, [zeros])
+
+    return footprint(multiply, length if separable else 1)
