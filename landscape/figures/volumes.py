@@ -49,6 +49,14 @@ def plot_pilots(result: xr.Dataset, ax: Axes) -> Axes:
     return ax
 
 
+def _width_axis(ax: Axes, sd: np.ndarray) -> None:
+    """Label the widths of the priors, and nothing between them."""
+    ax.set_xscale("log")
+    ax.set_xticks(sd, [f"{width:.2g}" for width in sd])
+    ax.minorticks_off()
+    ax.set_xlabel("prior standard deviation")
+
+
 def plot_log_probability(result: xr.Dataset, ax: Axes) -> Axes:
     """Draw nats per weight of the basin under the Gaussian prior, over the prior's width."""
     bound = result["log_probability_verdict"].values == LOWER_BOUND
@@ -57,8 +65,7 @@ def plot_log_probability(result: xr.Dataset, ax: Axes) -> Axes:
     for chosen, marker, label in ((~bound, "o", "calibrated"), (bound, "v", "upper bound")):
         if chosen.any():
             ax.scatter(sd[chosen], cost[chosen], marker=marker, s=24, zorder=2, label=label)
-    ax.set_xscale("log")
-    ax.set_xlabel("prior standard deviation")
+    _width_axis(ax, sd)
     ax.set_ylabel("nats per weight")
     ax.legend()
     return ax
@@ -89,8 +96,7 @@ def plot_pruning(result: xr.Dataset, ax: Axes) -> Axes:
 def plot_occam(result: xr.Dataset, ax: Axes) -> Axes:
     """Draw the Occam factor over the width of the prior."""
     ax.errorbar(result["prior_sd"], result["occam_factor"], 1.96 * result["occam_factor_se"], fmt="o-", markersize=3)
-    ax.set_xscale("log")
-    ax.set_xlabel("prior standard deviation")
+    _width_axis(ax, result["prior_sd"].values)
     ax.set_ylabel("Occam factor (nats)")
     return ax
 

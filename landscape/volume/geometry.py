@@ -91,7 +91,8 @@ class Geometry:
     def probes(self) -> Probes:
         """The spectrum: the pairs exactly, the rest by stochastic quadrature."""
         values, _, vectors = self.pairs
-        budget = ProbeBudget(self.options.trace_probes, self.options.trace_depth, seed=self.effort.seed)
+        chosen = self.options
+        budget = ProbeBudget(chosen.trace_probes, chosen.trace_depth, chosen.shallow_products, self.effort.seed)
         return sample(self.operator, budget, (values, vectors))
 
     @cached_property

@@ -19,6 +19,13 @@ PRECONDITIONERS = ("identity", "filter", "diagonal", "low_rank", "low_rank_diago
 CURVATURES = ("ggn", "hessian", "jtj")
 
 
+LEAST = {
+    **dict.fromkeys(("directions", "pilot", "trace_probes", "trace_depth", "noise_pairs", "flatness_probes"), 2),
+    **dict.fromkeys(("degree", "rank", "diagonal_probes"), 1),
+    **dict.fromkeys(("dense", "ascent_steps", "relax_steps", "shallow_products"), 0),
+}
+
+
 def names_of(known: tuple[str, ...]) -> object:
     """Return a parser of comma-separated names."""
 
@@ -67,6 +74,7 @@ class VolumeOptions:
     pair_tolerance: float = option(1e-3, metavar="T", help="their residual, relative to the largest")
     trace_probes: int = option(4, metavar="P", help="random vectors of the traces")
     trace_depth: int = option(40, metavar="M", help="Krylov steps of each")
+    shallow_products: int = option(0, metavar="P", help="products spent on shallow probes as well (multilevel traces)")
     diagonal_probes: int = option(30, metavar="P", help="products spent on the diagonal of the curvature")
     dense: int = option(1500, metavar="N", help="most parameters for which all eigenvalues are computed")
     section_size: tuple[int, ...] = option(
@@ -123,18 +131,7 @@ def check(options: VolumeOptions, n: int) -> None:
     """
     check_names(options.estimators, ESTIMATORS)
     check_names(options.preconditioners, PRECONDITIONERS)
-    for name, least in (
-        *(
-            ("directions", 2),
-            ("pilot", 2),
-            ("degree", 1),
-            ("rank", 1),
-            ("trace_probes", 2),
-            ("trace_depth", 2),
-            ("dense", 0),
-        ),
-        *(("diagonal_probes", 1), ("noise_pairs", 2), ("ascent_steps", 0), ("relax_steps", 0), ("flatness_probes", 2)),
-    ):
+    for name, least in LEAST.items():
         if getattr(options, name) < least:
             raise InputError(f"--{name.replace('_', '-')} must be at least {least}, not {getattr(options, name)}")
     for name in ("shrinkage", "prior_factor", "damping", "rho"):

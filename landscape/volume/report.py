@@ -16,7 +16,7 @@ def describe_plan(problem: Problem, options: VolumeOptions) -> str:
     """Return the line with about how many products and forward passes the plan costs."""
     n, asked = problem.num_params, set(options.estimators)
     exact = n <= options.dense
-    products = n if exact else 6 * options.rank + options.trace_probes * options.trace_depth
+    products = n if exact else 6 * options.rank + options.trace_probes * options.trace_depth + options.shallow_products
     rays = 2 * options.directions * ("star" in asked)
     if asked & {"preconditioned", "gaussian_mass"}:
         products += 0 if exact else options.diagonal_probes

@@ -19,34 +19,6 @@ CUTOFF = 1e-2
 
 
 @dataclass(frozen=True, eq=False)
-class Truth:
-    """A basin, the curvature that an estimator may use, and the answer.
-
-    Attributes
-    ----------
-    name
-        What bounds it.
-    basin
-        Excess, threshold and anchor.
-    operator
-        The curvature, of spectrum ``eigenvalue (n,)``.
-    log_volume
-        The true log volume in nats.
-    """
-
-    name: str
-    basin: Basin
-    operator: LinearOperator
-    eigenvalue: np.ndarray
-    log_volume: float
-
-    @property
-    def size(self) -> int:
-        """The dimension n."""
-        return self.basin.size
-
-
-@dataclass(frozen=True, eq=False)
 class Rotation:
     """A random orthogonal matrix Q that is multiplied in n log n operations: cosine transforms and random signs."""
 
@@ -66,6 +38,37 @@ class Rotation:
         """Return Q' times ``(n, k)``."""
         first = self.signs[1][:, None] * scipy.fft.idct(block.cpu().numpy(), axis=0, norm="ortho")
         return torch.as_tensor(self.signs[0][:, None] * scipy.fft.idct(first, axis=0, norm="ortho"))
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """A basin, the curvature that an estimator may use, and the answer.
+
+    Attributes
+    ----------
+    name
+        What bounds it.
+    basin
+        Excess, threshold and anchor.
+    operator
+        The curvature, of spectrum ``eigenvalue (n,)``.
+    log_volume
+        The true log volume in nats.
+    turn
+        The rotation whose columns are the eigenvectors.
+    """
+
+    name: str
+    basin: Basin
+    operator: LinearOperator
+    eigenvalue: np.ndarray
+    log_volume: float
+    turn: Rotation
+
+    @property
+    def size(self) -> int:
+        """The dimension n."""
+        return self.basin.size
 
 
 def log_spaced(n: int, condition: float) -> np.ndarray:
@@ -100,7 +103,7 @@ def ellipsoid(n: int, condition: float, seed: int = 0, offset: float = 0.0) -> T
 
     volume = log_ball(n) + 0.5 * n * np.log(2 * CUTOFF * (1 + offset**2)) - 0.5 * float(np.log(values).sum())
     name = "off-centre ellipsoid" if offset else "ellipsoid"
-    return Truth(name, _basin(excess, n), operator, values, float(volume))
+    return Truth(name, _basin(excess, n), operator, values, float(volume), turn)
 
 
 def sheared(n: int, condition: float, bend: float, seed: int = 0) -> Truth:
@@ -119,7 +122,7 @@ def sheared(n: int, condition: float, bend: float, seed: int = 0) -> Truth:
         return CUTOFF * z.square().sum(0)
 
     volume = log_ball(n) + 0.5 * n * np.log(2 * CUTOFF) - 0.5 * float(np.log(values).sum())
-    return Truth("sheared ellipsoid", _basin(excess, n), operator, values, float(volume))
+    return Truth("sheared ellipsoid", _basin(excess, n), operator, values, float(volume), turn)
 
 
 def tilted(n: int, condition: float, tilt: float, seed: int = 0) -> Truth:
@@ -141,7 +144,7 @@ def tilted(n: int, condition: float, tilt: float, seed: int = 0) -> Truth:
     terms = np.arange(400)
     series = terms * np.log(tilt**2 * n / 4) - gammaln(terms + 1) - gammaln(n / 2 + terms) + gammaln(n / 2)
     volume = log_ball(n) + 0.5 * n * np.log(2 * CUTOFF) - 0.5 * float(np.log(values).sum())
-    return Truth("tilted ellipsoid", _basin(excess, n), operator, values, float(volume + logsumexp(series)))
+    return Truth("tilted ellipsoid", _basin(excess, n), operator, values, float(volume + logsumexp(series)), turn)
 
 
 def _basin(excess: object, n: int) -> Basin:

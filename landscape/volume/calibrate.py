@@ -1,0 +1,133 @@
+"""Every estimator against known truth: ``python -m landscape.volume.calibrate``.
+
+Bodies of known volume, masses and evidences in closed form, learning coefficients of singular models, and a trained
+network against all eigenvalues of its curvature. Each case is repeated over independent seeds; bias, spread, coverage
+and cost are stored, and the valid ranges in the docstrings are read off them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from landscape import cli, figures, store
+from landscape.volume import bodies, references
+from landscape.volume.benchmark import Case, Draw
+from landscape.volume.radial import RayOptions
+
+DESCRIPTION = "Measure bias, spread and coverage of every volume estimator against known truth."
+EXAMPLE = "python -m landscape.volume.calibrate --out data/results/calibration.nc"
+
+
+def bisection_passes(size: int) -> float:
+    """Return the passes of plain bisection from a bracket of one doubling to the same tolerance of n log r."""
+    return 2.0 + float(np.ceil(np.log2(np.log(2) * size / RayOptions().tolerance)))
+
+
+def summarise(case: Case, draws: Sequence[Draw]) -> dict[str, float | str | int]:
+    """Return the row of a case."""
+    values, low, high = (np.array([getattr(d, name) for d in draws]) for name in ("value", "low", "high"))
+    error = values - case.truth
+    spread = float(values.std(ddof=1))
+    finite = np.isfinite(high - low)
+    ideal = 2 * 1.96 * spread
+    passes = float(np.mean([d.passes for d in draws]))
+    row: dict[str, float | str | int] = {
+        "estimator": case.estimator,
+        "body": case.body,
+        "dimension_of_body": case.size,
+        "condition": case.condition,
+        "repetitions": len(draws),
+        "truth": case.truth,
+        "bias": float(error.mean()),
+        "spread": spread,
+        "error_95": float(np.quantile(np.abs(error), 0.95)),
+        "coverage": float(((low <= case.truth) & (case.truth <= high)).mean()),
+        "calibrated_share": float(np.mean([d.calibrated for d in draws])),
+        "sampling_error": float(np.mean([d.sampling_se for d in draws])),
+        "determinant_error": float(np.mean([d.determinant_se for d in draws])),
+        "quadrature_bias": float(np.mean([d.bias for d in draws])),
+        "products": float(np.mean([d.products for d in draws])),
+        "passes": passes,
+        "bisection_passes": bisection_passes(case.size) if np.isfinite(passes) else np.nan,
+    }
+    row["error_per_weight"] = float(row["error_95"]) / case.size
+    usable = finite.all() and ideal > 1e-9
+    row["width_ratio"] = float((high - low).mean() / ideal) if usable else np.nan
+    return row
+
+
+def table(rows: Sequence[dict[str, float | str | int]]) -> xr.Dataset:
+    """Return the rows as a Dataset over ``case``."""
+    columns = {name: ("case", [row[name] for row in rows]) for name in rows[0]}
+    labels = [
+        f"{row['estimator']}: {row['body']}, n = {row['dimension_of_body']}, condition {row['condition']:g}"
+        for row in rows
+    ]
+    return xr.Dataset(columns, {"case": labels})
+
+
+def calibrate(cases: Sequence[Case], quiet: bool = True) -> xr.Dataset:
+    """Run cases, and return the table with one row for each."""
+    started = time.monotonic()
+    rows = []
+    for case in cli.progress(list(cases), "calibration", quiet, unit="case"):
+        rows.append(summarise(case, [case.draw(seed) for seed in range(case.seeds)]))
+    result = table(rows)
+    result.attrs["seconds"] = time.monotonic() - started
+    return result
+
+
+@dataclass(frozen=True)
+class CommandOptions:
+    """All options."""
+
+    only: str | None = cli.option(None, help="cases whose label contains this text", metavar="TEXT")
+    out: Path = cli.option(Path("data/results/calibration.nc"), help="result file", metavar="FILE")
+    threads: int | None = cli.option(None, help="CPU threads", metavar="N")
+    force: bool = cli.option(False, help="replace a different result at the same path")
+    quiet: bool = cli.option(False, help="print nothing but the paths of what was written")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the benchmark; write its table and figure."""
+    options, _ = cli.parse_arguments(cli.Parser("volume.calibrate", DESCRIPTION, EXAMPLE), CommandOptions, argv)
+    threads = cli.apply_threads(options.threads)
+    store.check_writable(options.out)
+    asked = {"only": options.only, "threads": threads, "products": bodies.PRODUCTS}
+    fingerprint = store.fingerprint({"quantity": "calibration", **asked})
+    result = store.find_existing(options.out, fingerprint, options.force)
+    if result is None:
+        cases = [*bodies.cases(), *references.cases()]
+        chosen = [c for c in cases if options.only is None or options.only in f"{c.estimator}: {c.body}"]
+        result = calibrate(chosen, options.quiet)
+        result.attrs |= {"fingerprint": fingerprint, "options": store.as_json(asked), "threads": threads}
+        store.write(result, options.out, "calibration", options.force)
+    cli.show(describe(result), options.quiet)
+    figure = figures.save(figures.calibration_figure(result), options.out.with_suffix(".png"))
+    cli.show_paths(options.out, figure)
+    return cli.DONE
+
+
+def describe(result: xr.Dataset) -> str:
+    """Return the table in words."""
+    lines = [
+        f"{'case':58s} {'bias':>9} {'spread':>9} {'95%/n':>9} {'cover':>6} {'width':>6} {'sure':>5} {'products':>8}"
+    ]
+    for i, label in enumerate(result["case"].values):
+        row = result.isel(case=i)
+        lines.append(
+            f"{label:58s} {float(row['bias']):9.3g} {float(row['spread']):9.3g} {float(row['error_per_weight']):9.2g} "
+            f"{float(row['coverage']):6.2f} {float(row['width_ratio']):6.2f} {float(row['calibrated_share']):5.2f} "
+            f"{float(row['products']):6.0f}"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    cli.run(main)
