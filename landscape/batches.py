@@ -43,19 +43,19 @@ def is_pair(data: Any) -> bool:
 
 def as_batches(data: Any, size: int, dtype: torch.dtype, device: torch.device) -> Iterator[Batch]:
     """Yield the batches of a tensor pair or of an iterable, on the device, floating-point tensors in ``dtype``."""
-    if is_pair(data):
-        x, y = data
-        if len(x) != len(y):
-            raise InputError(f"{len(x)} inputs but {len(y)} targets")
-        data = zip(x.split(size), y.split(size), strict=True)
-    elif not isinstance(data, Iterable):
-        raise InputError(f"data must be a pair of tensors or an iterable of batches, not {type(data).__name__}")
 
     def place(value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
         return value.to(device=device, dtype=dtype if value.is_floating_point() else None)
 
+    if is_pair(data):
+        x, y = map(place, data)  # as a whole, so that the batches lie one behind the other in memory
+        if len(x) != len(y):
+            raise InputError(f"{len(x)} inputs but {len(y)} targets")
+        data = zip(x.split(size), y.split(size), strict=True)
+    elif not isinstance(data, Iterable):
+        raise InputError(f"data must be a pair of tensors or an iterable of batches, not {type(data).__name__}")
     empty = True
     for batch in data:
         if not isinstance(batch, (tuple, list, Mapping)) or not tensors_of(batch):

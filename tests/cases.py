@@ -7,7 +7,7 @@ derivatives in reverse mode, one row at a time (``torch.func.hessian`` is wrong 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -37,7 +37,7 @@ class Case:
     y: Tensor
     mask: Mapping[str, Tensor] | None = None
     as_dict: bool = False
-    settings: ProblemSettings = field(default_factory=ProblemSettings)
+    decay: float = 0.0
 
     @property
     def data(self) -> Any:
@@ -49,7 +49,7 @@ class Case:
 
     @cached_property
     def problem(self) -> Problem:
-        settings = ProblemSettings(batch_size=BATCH_SIZE, weight_decay=self.settings.weight_decay)
+        settings = ProblemSettings(batch_size=BATCH_SIZE, weight_decay=self.decay)
         return Problem.from_model(self.model, self.loss, self.data, self.mask, settings)
 
     @cached_property
@@ -89,7 +89,7 @@ class Case:
                 else:
                     metric = hessian(lambda z: self.mean_loss(z, self.y), outputs)
                     H = J.T @ metric.reshape(J.shape[0], -1) @ J
-        return H.detach() + self.settings.weight_decay * torch.eye(len(self.theta), dtype=torch.float64)
+        return H.detach() + self.decay * torch.eye(len(self.theta), dtype=torch.float64)
 
 
 def draws(*shape: int, seed: int = 0) -> Tensor:
@@ -127,8 +127,7 @@ def cross_entropy() -> Case:
 
 
 def cross_entropy_masked() -> Case:
-    decay = ProblemSettings(weight_decay=0.3)
-    return Case(mlp(), "cross_entropy", functional.cross_entropy, X4, Y3, MASK, settings=decay)
+    return Case(mlp(), "cross_entropy", functional.cross_entropy, X4, Y3, MASK, decay=0.3)
 
 
 def weighted_and_ignored() -> Case:

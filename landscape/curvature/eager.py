@@ -9,7 +9,6 @@ from torch import Tensor
 
 from landscape.batches import Batch
 from landscape.curvature.kinds import Network, Tensors
-from landscape.curvature.layout import tensors_of
 from landscape.problem import Problem
 
 
@@ -35,23 +34,6 @@ def double_backward(problem: Problem, kind: str, batch: Batch, directions: Seque
         metric = _output_metric(network, kind, batch, outputs, others)
         products = [transposed(outputs, points, metric(transposed(pulled, duals, column))) for column in columns]
     return [dict(zip(leaves, product, strict=True)) for product in products]
-
-
-def graph_bytes(problem: Problem, kind: str, batch: Batch) -> int:
-    """Return the memory of the graph that double backward keeps for a batch, found by making it."""
-    given = [*problem.parameters.values(), *problem.constants.values(), *tensors_of(batch)]
-    known = {t.untyped_storage().data_ptr() for t in given}
-    kept: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        double_backward(problem, kind, batch, [{name: torch.zeros_like(p) for name, p in problem.parameters.items()}])
-    return sum(kept.values())
 
 
 def transposed(

@@ -277,4 +277,4 @@ def _eager_footprint(problem: Problem, kind: str, batch: Batch) -> Footprint:
         with torch.enable_grad():
             double_backward(problem, kind, cut(batch, size)[0] if size < length else batch, [zeros])
 
-    return footprint(multiply, length if separable else 1)
+    return footprint(multiply, length) if separable else footprint(lambda _: multiply(length), 1)
