@@ -6,4 +6,17 @@ class InputError(ValueError):
 
 
 class MemoryLimitError(MemoryError):
-    """The measurement needs more memory than ``--memory`` or the device allows (exit code 4)."""
+    """The measurement needs more memory than ``--memory`` or the device allows (exit code 4).
+
+    Attributes
+    ----------
+    needed
+        Bytes that the part that failed would have needed, 0 where that is not known.
+    """
+
+    def __init__(self, message: str = "", needed: int = 0) -> None:
+        super().__init__(message)
+        self.needed = needed
+
+    def __reduce__(self) -> tuple[type, tuple[str, int]]:
+        return type(self), (str(self), self.needed)
