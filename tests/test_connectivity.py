@@ -176,6 +176,50 @@ def test_test_examples_are_a_split_of_their_own(regression):
     schemas.check(result, "connectivity")
 
 
+def relu_network(width: int, seed: int = 0) -> nn.Sequential:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Linear(3, width), nn.ReLU(), nn.Linear(width, 2)).double()
+
+
+def labelled() -> tuple[torch.Tensor, torch.Tensor]:
+    stream = torch.Generator().manual_seed(6)
+    return torch.randn(30, 3, generator=stream, dtype=F64), torch.randint(2, (30,), generator=stream)
+
+
+def test_null_rescaled_neuron_is_another_point_of_the_same_function():
+    """N3: multiplying what goes into a ReLU neuron, and dividing what leaves it, changes distances and no output."""
+    model, twin = relu_network(4), relu_network(4)
+    twin[0].weight.data[1] *= 4
+    twin[0].bias.data[1] *= 4
+    twin[2].weight.data[:, 1] /= 4
+    result = connectivity.measure_connectivity([model, twin], "cross_entropy", labelled(), **FEW)
+    np.testing.assert_allclose(result["output_distance"], 0, atol=1e-24)
+    assert float(result["disagreement"].squeeze()) == 0
+    assert float(result["distance"].squeeze()) > 1
+    assert float(result["barrier_loss"].squeeze()) > 1e-6
+
+
+def test_null_dead_coordinates_change_nothing():
+    """N4: weights into a neuron whose outputs are pruned away."""
+    first, second = relu_network(4, 0), relu_network(4, 1)
+    wide = []
+    for model in (first, second):
+        grown = relu_network(6, 2)
+        for layer in (0, 2):
+            part = model[layer].weight.shape
+            grown[layer].weight.data[: part[0], : part[1]] = model[layer].weight.data
+        grown[0].bias.data[:4] = model[0].bias.data
+        grown[2].bias.data[:] = model[2].bias.data
+        wide.append(grown)
+    mask = {"2.weight": torch.arange(6).expand(2, 6) < 4}
+    data = labelled()
+    narrow = connectivity.measure_connectivity([first, second], "cross_entropy", data, **FEW)
+    dead = connectivity.measure_connectivity(wide, "cross_entropy", data, masks=[mask, mask], **FEW)
+    for name in ("barrier_loss", "instability_error", "disagreement", "symmetric_kl", "path_loss"):
+        np.testing.assert_allclose(dead[name], narrow[name], atol=1e-12)
+
+
 def test_pairs_and_bad_input():
     names = ["a", "b", "c"]
     assert connectivity.choose_pairs(names, "all") == [("a", "b"), ("a", "c"), ("b", "c")]
