@@ -16,14 +16,13 @@ Jiang, Neyshabur, Mobahi, Krishnan, Bengio 2020, Fantastic generalization measur
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 
 import numpy as np
 import xarray as xr
 
 from landscape import seeds
-from landscape.cli import option
 from landscape.decisions import FAILS, HOLDS, NOT_RESOLVED
 from landscape.errors import InputError
 
@@ -45,9 +44,11 @@ LEFT_OUT_ENDS = ("_seconds", "_se", "_lo", "_hi", "num_products", "_accuracy")
 class RelateOptions:
     """Rank correlations."""
 
-    permutations: int = option(999, metavar="P", help="permutations behind a p-value")
-    resamples: int = option(500, metavar="B", help="resamples of the networks behind an interval")
-    seed: int = option(0, help="seed of permutations and resamples")
+    permutations: int = field(default=999, metadata={"metavar": "P", "help": "permutations behind a p-value"})
+    resamples: int = field(
+        default=500, metadata={"metavar": "B", "help": "resamples of the networks behind an interval"}
+    )
+    seed: int = field(default=0, metadata={"help": "seed of permutations and resamples"})
 
 
 def scalars(study: xr.Dataset) -> dict[str, xr.DataArray]:
