@@ -10,7 +10,7 @@ SPECTRUM: dict[str, Variable] = {
     "residual": number(CURVATURE, "norm of H v - lambda v from a fresh product", "eigen"),
     "converged": flag("whether the residual is within the tolerance", "eigen"),
     **estimate("gap", CURVATURE, "gap to the next smaller eigenvalue", "eigen"),
-    "relative_gap": number("1", "gap over the eigenvalue above it", "eigen"),
+    "relative_gap": number("1", "gap over the magnitude of the eigenvalue below it", "eigen"),
     "gap_resolved": flag("whether the gap exceeds the sum of its two residuals", "eigen"),
     "eigenvector": number("1", "eigenvector on the active coordinates", "eigen", "parameter"),
     "ritz_value": number(CURVATURE, "quadrature node", "probe", "node"),
