@@ -12,7 +12,9 @@ checkpoint.
 ``cone``                    the cone gap at points and over segments
 ``horizon``                 frozen, active and slaved modes over a finite time; effective numbers of modes
 ``slaving``, ``graphs``     twin runs, steady graph, approximate manifolds, invariance, reduced training
-``testbed``, ``bracket``    systems with known answers; ``chafee_infante`` is the largest
+``testbed``, ``bracket``    systems with known answers; the largest are ``chafee_infante``, ``kuramoto_sivashinsky``
+``lyapunov``                extended: exponents and covariant vectors of chaotic runs
+``surrogates``              extended: trajectory components with their random-walk null, multipliers
 =========================== ============================================================================================
 """
 
