@@ -53,6 +53,7 @@ RANKS = {
     "surfaces": 4,
     "accessor": 5,
     "examples": 5,
+    "identity": 5,
     "operators": 5,
     "training": 5,
     "dense": 6,

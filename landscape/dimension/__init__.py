@@ -29,7 +29,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from landscape import schemas, store
+from landscape import identity, schemas, store
 from landscape.dimension.gather import DEFAULT_MEMORY, Effort
 from landscape.dimension.measure import Training, measure
 from landscape.dimension.options import DimensionOptions
@@ -101,10 +101,15 @@ def measure_dimension(
     states = None if trajectory is None else _trajectory(problem, trajectory)
     training = Training(states, None if diagonal is None else problem.flatten(_of(problem, diagonal, "preconditioner")))
     result = measure(problem, chosen, effort, training)
-    asked = {"data_sha256": problem.data_sha256, "dimension": chosen, "seed": seed, "threads": torch.get_num_threads()}
-    result.attrs |= {**store.provenance(), "options": store.as_json(asked)}
-    result.attrs["fingerprint"] = store.fingerprint({"quantity": "dimension", **asked})
-    schemas.check(result, "dimension")
+    asked = {
+        "checkpoint_sha256": identity.state_sha256(problem),
+        "data_sha256": problem.data_sha256,
+        "dimension": chosen,
+        "seed": seed,
+        "threads": torch.get_num_threads(),
+    }
+    name = store.fingerprint({"quantity": "dimension", **asked})
+    result.attrs |= {**store.provenance(), **identity.attributes(problem, asked, name, torch.get_num_threads())}
     return schemas.describe(result, "dimension")
 
 

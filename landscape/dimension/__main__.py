@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 import xarray as xr
 
-from landscape import checkpoints, cli, figures, parallel, store
+from landscape import checkpoints, cli, figures, identity, parallel, store
 from landscape.checkpoints import Checkpoint, ProblemOptions
 from landscape.dimension import trajectory
 from landscape.dimension.gather import DEFAULT_MEMORY, Effort
@@ -61,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
         journal = Journal(out.with_name(f".{out.name}.state"), fingerprint, run.resume, parallel.rank() == 0)
         effort = Effort(options.problem.seed, cli.memory_bytes(run.memory, DEFAULT_MEMORY), journal, quiet)
         result = measure(problem, chosen, effort, _training(problem, chosen, paths))
-        result.attrs |= _attributes(problem, checkpoint, asked, fingerprint)
+        result.attrs |= identity.attributes(problem, asked, fingerprint, threads)
         if parallel.rank() == 0:
             store.write(result, out, "dimension", run.force)
         journal.finish()
@@ -85,17 +83,12 @@ def _asked(
     paths: list[Path],
 ) -> dict[str, Any]:
     """Return all that decides the numbers; files enter by their content."""
-    values = dataclasses.asdict(options.problem)
-    del values["device"]
-    for name in ("mask", "subspace"):
-        if values[name] not in (None, "auto", "none"):
-            values[name] = store.file_sha256(values[name])
     diagonal = chosen.preconditioner
     return {
         "checkpoint_sha256": checkpoint.sha256,
         "data_sha256": problem.data_sha256,
-        "problem": values,
-        "dimension": dataclasses.replace(chosen, trajectory=None, preconditioner=None),
+        "problem": identity.numbers_of(options.problem),
+        "dimension": replace(chosen, trajectory=None, preconditioner=None),
         "trajectory_sha256": [store.file_sha256(path) for path in paths],
         "preconditioner_sha256": None if diagonal is None else store.file_sha256(diagonal),
         "allow_tf32": options.run.allow_tf32,
@@ -109,20 +102,6 @@ def _training(problem: Problem, options: DimensionOptions, paths: list[Path]) ->
     if options.preconditioner is not None:
         diagonal = trajectory.preconditioner(options.preconditioner, problem)
     return Training(states, diagonal)
-
-
-def _attributes(problem: Problem, checkpoint: Checkpoint, asked: dict[str, Any], fingerprint: str) -> dict[str, Any]:
-    return {
-        "fingerprint": fingerprint,
-        "options": store.as_json(asked),
-        "checkpoint_sha256": checkpoint.sha256,
-        "data_sha256": problem.data_sha256,
-        "dtype": str(problem.dtype).removeprefix("torch."),
-        "device": torch.cuda.get_device_name(problem.device) if problem.device.type == "cuda" else "cpu",
-        "world_size": parallel.world(),
-        "threads": asked["threads"],
-        "batchnorm": problem.batchnorm,
-    }
 
 
 def _tell(result: xr.Dataset, out: Path, figure: Path, quiet: bool) -> int:

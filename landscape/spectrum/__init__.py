@@ -12,10 +12,9 @@ from typing import Any
 import torch
 import xarray as xr
 
-from landscape import schemas, store
+from landscape import identity, schemas, store
 from landscape.errors import InputError
 from landscape.problem import Problem, ProblemSettings
-from landscape.spectrum import identity
 from landscape.spectrum.engines import DEFAULT_MEMORY, Effort
 from landscape.spectrum.measure import measure
 from landscape.spectrum.options import SpectrumOptions

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import xarray as xr
 
-from landscape import checkpoints, cli, figures, parallel, store
+from landscape import checkpoints, cli, figures, identity, parallel, store
 from landscape.checkpoints import ProblemOptions
 from landscape.journal import Journal
-from landscape.spectrum import identity
 from landscape.spectrum.engines import DEFAULT_MEMORY, Effort
 from landscape.spectrum.measure import measure
 from landscape.spectrum.options import SpectrumOptions, plan

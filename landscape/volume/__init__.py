@@ -14,10 +14,9 @@ from typing import Any
 import torch
 import xarray as xr
 
-from landscape import schemas, store
+from landscape import identity, schemas, store
 from landscape.errors import InputError
 from landscape.problem import Problem, ProblemSettings
-from landscape.spectrum import identity
 from landscape.volume.compare import PairedDifference, paired_difference
 from landscape.volume.llc import SamplerOptions
 from landscape.volume.measure import measure
