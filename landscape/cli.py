@@ -90,35 +90,44 @@ class Parser(argparse.ArgumentParser):
         self.exit(BAD_INPUT, f"error: {message} (see {self.prog} --help)\n")
 
 
-def add_options(parser: argparse.ArgumentParser, cls: type) -> None:
+def add_options(parser: argparse.ArgumentParser, cls: type, prefix: str = "") -> None:
     """Add the flags of a dataclass and of the dataclasses nested in it, each a titled group.
 
-    A flag that is not given is absent from the namespace, so that :func:`given` can tell it from its default.
+    A flag that is not given is absent from the namespace, so that :func:`given` can tell it from its default. A nested
+    dataclass whose field carries ``metadata={"prefix": "name"}`` has flags ``--name-...``, for a command that joins
+    options which share words.
     """
     group = parser.add_argument_group(_title(cls))
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
         kind = hints[field.name]
         if dataclasses.is_dataclass(kind):
-            add_options(parser, typing.cast(type, kind))
+            add_options(parser, typing.cast(type, kind), _prefix(field, prefix))
         elif "help" in field.metadata:
-            _add_flag(group, field, kind)
+            _add_flag(group, field, kind, prefix)
+
+
+def _prefix(field: dataclasses.Field[Any], outer: str) -> str:
+    """Return what stands before the names of a nested dataclass's options."""
+    own = field.metadata.get("prefix")
+    return outer if own is None else f"{outer}{own}_"
 
 
 def _title(cls: type) -> str:
     return (cls.__doc__ or cls.__name__).splitlines()[0].rstrip(".")
 
 
-def _add_flag(group: Any, field: dataclasses.Field[Any], kind: Any) -> None:
+def _add_flag(group: Any, field: dataclasses.Field[Any], kind: Any, prefix: str) -> None:
     """Add one flag to an argument group."""
-    flag = field.metadata.get("flag", "--" + field.name.replace("_", "-"))
+    name = prefix + field.name
+    flag = field.metadata.get("flag", "--" + name.replace("_", "-"))
     settings = {"help": _help(field), "default": argparse.SUPPRESS, **_value_settings(field, kind)}
     if flag.startswith("--"):
         settings["required"] = _default(field) is dataclasses.MISSING
-        settings["dest"] = field.name
+        settings["dest"] = name
         group.add_argument(flag, **settings)
     else:
-        group.add_argument(field.name, **{"metavar": flag, **settings})
+        group.add_argument(name, **{"metavar": flag, **settings})
 
 
 def _value_settings(field: dataclasses.Field[Any], kind: Any) -> dict[str, Any]:
@@ -171,16 +180,16 @@ def _help(field: dataclasses.Field[Any]) -> str:
     return f"{text} (default: {shown})"
 
 
-def from_namespace(cls: type[Options], namespace: argparse.Namespace) -> Options:
+def from_namespace(cls: type[Options], namespace: argparse.Namespace, prefix: str = "") -> Options:
     """Return the dataclass with the values that were given, and its defaults elsewhere."""
     hints = typing.get_type_hints(cls)
     values: dict[str, Any] = {}
     for field in dataclasses.fields(typing.cast(Any, cls)):
         kind = hints[field.name]
         if dataclasses.is_dataclass(kind):
-            values[field.name] = from_namespace(typing.cast(type, kind), namespace)
-        elif "help" in field.metadata and hasattr(namespace, field.name):
-            value = getattr(namespace, field.name)
+            values[field.name] = from_namespace(typing.cast(type, kind), namespace, _prefix(field, prefix))
+        elif "help" in field.metadata and hasattr(namespace, prefix + field.name):
+            value = getattr(namespace, prefix + field.name)
             values[field.name] = tuple(value) if isinstance(value, list) else value
     return cls(**values)
 

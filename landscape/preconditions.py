@@ -26,6 +26,7 @@ THEORIES: dict[str, tuple[str, str | None]] = {
     "gfs": ("landscape.pretraining.claims", "gfs"),
     "imp": ("landscape.imp_claims", None),
     "inertial_manifold": ("landscape.manifold_claims", "dimension"),
+    "volume": ("landscape.volume_claims", "volume"),
 }
 EXAMPLE = "python -m landscape.preconditions data/runs/lenet --theory imp"
 NUMBERS = ("effect", "noise", "margin")

@@ -44,6 +44,7 @@ RANKS = {
     "relate": 2,
     "runs": 2,
     "preconditions": 3,
+    "volume_claims": 3,
     "problem": 3,
     "barriers": 4,
     "checkpoints": 4,
@@ -71,7 +72,8 @@ RANKS = {
 # The half that works on stored results: it must import where there is no torch.
 ARRAYS = {
     *("errors", "schemas", "seeds", "cli", "store", "tasks", "decisions"),
-    *("density", "gaps", "manifold_claims", "pretraining", "preconditions", "figures", "accessor"),
+    *("density", "gaps", "imp_claims", "manifold_claims", "volume_claims"),
+    *("pretraining", "preconditions", "figures", "accessor"),
 }
 
 

@@ -33,9 +33,15 @@ def describe_problem(problem: Problem) -> list[str]:
     return lines
 
 
-def describe_plan(problem: Problem, options: DimensionOptions) -> str:
-    """Return the line that says about how many products the plan costs."""
-    fast, smallest = sizes(options, problem.num_params)
+def num_products(options: DimensionOptions, n: int | None = None) -> dict[str, int]:
+    """Return about how many products each part of a measurement takes.
+
+    Parameters
+    ----------
+    n
+        Active coordinates, where they are known and may be fewer than the eigenpairs that are asked for.
+    """
+    fast, smallest = (options.fast, options.smallest) if n is None else sizes(options, n)
     spectrum = 6 * (fast + smallest) + MARKER_DEPTH * (1 + options.num_probes)
     climbs = 1 + options.ascent_steps if options.region == "adversarial" else 0
     differences = 2 * options.depth * (options.samples + 6 * climbs + _REFINEMENT)
@@ -43,10 +49,15 @@ def describe_plan(problem: Problem, options: DimensionOptions) -> str:
     if "cone_gap" in rules_of(options, dynamics_of(options)):
         points = options.points * (1 + options.nodes) + 2 * climbs + _REFINEMENT
         cone = (fast + options.depth) * points
-    return (
-        f"about {spectrum + differences + cone:,} products: spectrum {spectrum:,}, differences {differences:,}, "
-        f"cone {cone:,} ({fast} + {options.depth} for each point and node)"
-    )
+    return {"spectrum": spectrum, "differences": differences, "cone": cone}
+
+
+def describe_plan(problem: Problem, options: DimensionOptions) -> str:
+    """Return the line that says about how many products the plan costs."""
+    parts, fast = num_products(options, problem.num_params), sizes(options, problem.num_params)[0]
+    shown = ", ".join(f"{name} {number:,}" for name, number in parts.items())
+    total = sum(parts.values())
+    return f"about {total:,} products: {shown} ({fast} + {options.depth} for each point and node of the cone)"
 
 
 def describe_result(result: xr.Dataset) -> str:

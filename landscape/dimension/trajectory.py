@@ -37,6 +37,18 @@ class Trajectory:
     states: Tensor
     step: NDArray[np.int64]
 
+    @classmethod
+    def of(cls, states: Sequence[Tensor], steps: Sequence[int | None]) -> Trajectory:
+        """Return states ``(n,)`` in the order of their steps (of their positions if one has none), without repeats."""
+        step = np.arange(len(steps)) if None in steps else np.array(steps, dtype=np.int64)
+        order = np.argsort(step, kind="stable")
+        keep = [
+            i
+            for position, i in enumerate(order)
+            if not position or not torch.equal(states[i], states[order[position - 1]])
+        ]
+        return cls(torch.stack([states[i] for i in keep]), step[keep].astype(np.int64))
+
     def away_from(self, theta: Tensor) -> Trajectory:
         """Return the states that differ from ``theta (n,)``."""
         apart = (self.states != theta).any(dim=1)
@@ -86,14 +98,7 @@ def read(paths: Sequence[Path], problem: Problem) -> Trajectory:
         checkpoint = checkpoints.read(path)
         states.append(_state(path, checkpoint, problem))
         steps.append(checkpoint.step)
-    step = np.arange(len(steps)) if None in steps else np.array(steps, dtype=np.int64)
-    order = np.argsort(step, kind="stable")
-    keep = [i for position, i in enumerate(order) if not position or not _same(states, i, order[position - 1])]
-    return Trajectory(torch.stack([states[i] for i in keep]), step[keep].astype(np.int64))
-
-
-def _same(states: list[Tensor], i: int, j: int) -> bool:
-    return bool(torch.equal(states[i], states[j]))
+    return Trajectory.of(states, steps)
 
 
 def _state(path: Path, checkpoint: Checkpoint, problem: Problem) -> Tensor:

@@ -21,6 +21,8 @@ def _sampled(name: str, words: str, *dims: str) -> dict[str, Variable]:
 
 VOLUME: dict[str, Variable] = {
     **MODEL,
+    "neighbourhood": label("what bounds the basin: kl, function, loss_absolute or loss_relative"),
+    "cutoff": number("nat", "where the basin ends (a pure number for the neighbourhood function)"),
     "rank_bound": count("upper bound on the rank of the generalised Gauss-Newton part"),
     "newton_decrement": number("nat", "Newton decrement g' (A + c)^-1 g"),
     "newton_damping": number(CURVATURE, "damping c of the Newton decrement"),

@@ -10,6 +10,7 @@ from landscape import cli, datasets, results, runs, store
 from landscape.checkpoints import ProblemOptions
 from landscape.cli import option
 from landscape.connectivity import PathOptions
+from landscape.dimension import DimensionOptions
 from landscape.errors import InputError
 from landscape.relate import RelateOptions, relate
 from landscape.relate import describe as describe_relations
@@ -19,6 +20,7 @@ from landscape.study.measure import Effort, measure, status
 from landscape.study.plan import Selection
 from landscape.study.requests import AlignmentOptions, MeasureOptions
 from landscape.tasks import TaskOptions
+from landscape.volume import VolumeOptions
 
 EXAMPLE = (
     "python -m landscape.study measure data/runs/lenet --quantities curves,connectivity,spectrum "
@@ -26,7 +28,7 @@ EXAMPLE = (
 )
 ADOPT_EXAMPLE = "python -m landscape.study adopt files.csv --model resnet20 --data cifar10 --out data/runs/theirs"
 # What a study decides itself, for every point.
-DECIDED = ("mask", "subspace", "params", "split")
+DECIDED = ("mask", "subspace", "params", "split", "dimension_trajectory", "dimension_preconditioner")
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class MeasureArguments:
     spectrum: SpectrumOptions = field(default_factory=SpectrumOptions)
     path: PathOptions = field(default_factory=PathOptions)
     alignment: AlignmentOptions = field(default_factory=AlignmentOptions)
+    volume: VolumeOptions = field(default_factory=VolumeOptions)
+    dimension: DimensionOptions = field(default_factory=DimensionOptions, metadata={"prefix": "dimension"})
     how: RunOptions = field(default_factory=RunOptions)
 
 
@@ -67,7 +71,7 @@ def measure_main(argv: Sequence[str]) -> int:
     arguments, given = cli.parse_arguments(parser, MeasureArguments, argv)
     refused = [name for name in DECIDED if name in given]
     if refused:
-        raise InputError(f"a study chooses --{refused[0]} itself, for every point; leave it out")
+        raise InputError(f"a study chooses --{refused[0].replace('_', '-')} itself, for every point; leave it out")
     how = arguments.how
     defaults = MeasureOptions(arguments.problem, arguments.spectrum, arguments.path, arguments.alignment)
     options = MeasureOptions(
@@ -77,6 +81,8 @@ def measure_main(argv: Sequence[str]) -> int:
         arguments.alignment,
         how.threads,
         defaults.memory if how.memory is None else int(how.memory * 2**30),
+        arguments.volume,
+        arguments.dimension,
     )
     run = runs.read(arguments.run)
     effort = Effort(TaskOptions(how.workers, how.scheduler), how.budget, how.quiet)

@@ -13,10 +13,24 @@ import numpy as np
 import scipy.sparse.linalg
 import xarray as xr
 
-from landscape import alignment, connectivity, controls, lanczos, masks, models, operators, renewal, store
+from landscape import (
+    alignment,
+    connectivity,
+    controls,
+    dimension,
+    lanczos,
+    masks,
+    models,
+    operators,
+    renewal,
+    store,
+    volume,
+)
 from landscape.alignment import Frame
 from landscape.batches import Batch, as_batches
-from landscape.checkpoints import ProblemOptions
+from landscape.checkpoints import Checkpoint, ProblemOptions
+from landscape.dimension.options import with_training
+from landscape.dimension.trajectory import Trajectory, training_of
 from landscape.errors import InputError
 from landscape.problem import Problem
 from landscape.pruning import criteria
@@ -101,6 +115,40 @@ def convergence_of(problem: Problem, job: Job) -> xr.Dataset:
         "num_examples": problem.num_examples,
     }
     return xr.Dataset(values)
+
+
+def volume_of(problem: Problem, job: Job) -> xr.Dataset:
+    """Measure the basin volume of a point; all points of a study share their directions."""
+    options = job.options
+    effort = volume.Effort(options.problem.seed, options.memory, job.journal)
+    result = volume.measure(problem, options.volume, effort)
+    facts = {name: result.attrs[name] for name in ("neighbourhood", "cutoff")}  # attributes are no part of an index
+    return result.assign(facts).assign_coords(curvature=result.attrs["curvature"])
+
+
+def dimension_of(problem: Problem, job: Job) -> xr.Dataset:
+    """Measure the conditions of a slow manifold around a point, along the training that led to it."""
+    options = job.options
+    end, path = _path(problem, job)
+    known = training_of(end)
+    chosen = with_training(options.dimension, *(known.get(name) for name in ("lr", "momentum", "time")))
+    effort = dimension.Effort(options.problem.seed, options.memory, job.journal)
+    return dimension.measure(problem, chosen, effort, dimension.Training(path))
+
+
+def _path(problem: Problem, job: Job) -> tuple[Checkpoint, Trajectory]:
+    """Return the last checkpoint of the training behind a point, and all of its states on the point's coordinates.
+
+    A projected or restricted point comes from imp's training of the level before; what its mask prunes is left out.
+    """
+    run, cell = job.run, job.request.cell
+    if job.request.point in ("projected", "restricted"):
+        cell = Cell(cell.replicate, "imp", cell.level - 1)
+    found = [read(path) for path in (run.start(cell), *run.trajectory(cell), run.minimum(cell)) if path.exists()]
+    states = [
+        problem.flatten({name: c.state_dict[name].to(p) for name, p in problem.parameters.items()}) for c in found
+    ]
+    return found[-1], Trajectory.of(states, [c.step for c in found])
 
 
 def test_batches(job: Job, like: Problem) -> Sequence[Batch]:

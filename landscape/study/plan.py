@@ -73,7 +73,8 @@ def expand(run: Run, selection: Selection) -> list[Request]:
         if quantity == "barrier_matrix":
             requests += _matrices(quantity, possible)
         elif entry.points:
-            requests += _at_points(run, quantity, possible, points, controls)
+            fitting = controls if entry.controlled else [c for c in controls if c == "raw"]
+            requests += _at_points(run, quantity, possible, points, fitting)
         else:
             requests += [Request(quantity, cell) for cell in possible]
     order = {name: number for number, name in enumerate([*quantities, *points, *controls, *METHODS])}

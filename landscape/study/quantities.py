@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 import xarray as xr
 
+from landscape.dimension.report import num_products
 from landscape.runs import Cell
 from landscape.study import computations
 from landscape.study.requests import Job, MeasureOptions
+from landscape.volume.report import cost as volume_cost
 
 # Curvature-vector products cost about this many forward passes.
 PASSES_PER_PRODUCT = 6
@@ -39,6 +41,8 @@ class Quantity:
         Returns the cells without which there is nothing to measure, for adopted runs that lack others.
     points
         Whether it is measured at points (and under controls), or once a cell.
+    controlled
+        Whether it is measured under controls: the point that replaces another need not lie on any training's path.
     trained_here
         Whether it needs what only this project's trainer writes.
     """
@@ -50,6 +54,7 @@ class Quantity:
     needs: Callable[[Cell], list[Cell]]
     least: Callable[[Cell], list[Cell]]
     points: bool = False
+    controlled: bool = True
     trained_here: bool = False
 
 
@@ -59,6 +64,15 @@ def _spectrum_passes(options: MeasureOptions) -> float:
     probes = 10 if chosen.num_probes is None else chosen.num_probes
     depth = 80 if chosen.depth is None else chosen.depth
     return PASSES_PER_PRODUCT * (4.0 * pairs + probes * depth)
+
+
+def _volume_passes(options: MeasureOptions) -> float:
+    products, passes = volume_cost(options.volume)
+    return float(PASSES_PER_PRODUCT * products + passes)
+
+
+def _dimension_passes(options: MeasureOptions) -> float:
+    return PASSES_PER_PRODUCT * sum(num_products(options.dimension).values())
 
 
 def _path_passes(pairs: int) -> Callable[[MeasureOptions], float]:
@@ -104,6 +118,25 @@ QUANTITIES: dict[str, Quantity] = {
         _own,
         _own,
         points=True,
+    ),
+    "volume": Quantity(
+        "volume",
+        computations.point_quantity(computations.volume_of),
+        _volume_passes,
+        ("problem", "volume", "memory"),
+        _own,
+        _own,
+        points=True,
+    ),
+    "dimension": Quantity(
+        "dimension",
+        computations.point_quantity(computations.dimension_of),
+        _dimension_passes,
+        ("problem", "dimension", "memory"),
+        _own,
+        _own,
+        points=True,
+        controlled=False,
     ),
     "convergence": Quantity(
         "convergence",

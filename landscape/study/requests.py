@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from landscape.checkpoints import ProblemOptions
 from landscape.cli import option
 from landscape.connectivity import PathOptions
+from landscape.dimension import DimensionOptions
 from landscape.journal import Journal
 from landscape.runs import Cell, Run
 from landscape.spectrum import SpectrumOptions
+from landscape.volume import VolumeOptions
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class MeasureOptions:
     alignment: AlignmentOptions
     threads: int = 1
     memory: int = 4 << 30
+    volume: VolumeOptions = VolumeOptions()
+    dimension: DimensionOptions = DimensionOptions()
 
 
 @dataclass(frozen=True)

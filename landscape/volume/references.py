@@ -154,14 +154,23 @@ def network() -> tuple[Problem, np.ndarray, Tensor]:
     return problem, values.numpy(), vectors
 
 
+@cache
+def network_matrix(shrinkage: float) -> Tensor:
+    """Return the network's curvature plus a shrinkage (relative to its largest eigenvalue), ``(n, n)``."""
+    _, values, vectors = network()
+    shifted = np.maximum(values, 0) + shrinkage * float(values[0])
+    return (vectors * torch.as_tensor(shifted)) @ vectors.T
+
+
 def network_cases() -> Iterator[Case]:
     """Yield the quadratic basin of the network's curvature plus a shrinkage, and its Occam factor."""
     size = 64 * HIDDEN + HIDDEN + 10 * HIDDEN + 10
 
     def occam(seed: int) -> Draw:
         _, values, vectors = network()
-        operator = from_matrix(vectors @ torch.diag(torch.as_tensor(values)) @ vectors.T)
-        probes = sample(operator, ProbeBudget(4, 40, 0, seed), (values[:RANK], vectors[:, :RANK]))
+        probes = sample(
+            from_matrix(network_matrix(0.0)), ProbeBudget(4, 40, 0, seed), (values[:RANK], vectors[:, :RANK])
+        )
         return of_trace(occam_factor(probes, 1000, 0.3), probes.num_products)
 
     values = network()[1]
@@ -178,9 +187,7 @@ def network_draw(name: str) -> Callable[[int], Draw]:
     """Return the draws of an estimator on that basin; the pairs it uses count four products each."""
 
     def draw(seed: int) -> Draw:
-        _, values, vectors = network()
-        shrinkage = SHRINKAGE * float(values[0])
-        full = vectors @ torch.diag(torch.as_tensor(np.maximum(values, 0) + shrinkage)) @ vectors.T
+        full = network_matrix(SHRINKAGE)
         basin = Basin(lambda V: 0.5 * (V * (full @ V)).sum(0), CUTOFF, torch.zeros(len(full), dtype=F64))
         chosen, products = network_preconditioner(name, seed)
         rays = shoot(basin, chosen, 64, seed)
@@ -203,6 +210,6 @@ def network_preconditioner(name: str, seed: int) -> tuple[Preconditioner, int]:
     if name == "low_rank_diagonal":
         rest = (vectors[:, RANK:].square() * torch.as_tensor(np.maximum(values[RANK:], 0))).sum(1)
         return low_rank_diagonal(top, pairs, rest, shrinkage), 4 * RANK + 30
-    operator = from_matrix(vectors @ torch.diag(torch.as_tensor(np.maximum(values, 0))) @ vectors.T)
+    operator = from_matrix(network_matrix(0.0))
     probes = sample(operator, ProbeBudget(4, 40, 400, seed), (top, pairs))
     return polynomial(operator, probes, 12, shrinkage, pairs), 4 * RANK + probes.num_products + 64 * 13

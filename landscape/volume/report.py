@@ -12,11 +12,16 @@ from landscape.volume.weights import CALIBRATED
 PASSES = 7  # forward passes a direction
 
 
-def describe_plan(problem: Problem, options: VolumeOptions) -> str:
-    """Return the line with about how many products and forward passes the plan costs."""
-    n, asked = problem.num_params, set(options.estimators)
-    exact = n <= options.dense
-    products = n if exact else 6 * options.rank + options.trace_probes * options.trace_depth + options.shallow_products
+def cost(options: VolumeOptions, exact: bool = False) -> tuple[int, int]:
+    """Return about how many products and forward passes a measurement takes.
+
+    Parameters
+    ----------
+    exact
+        Whether the curvature's matrix is computed, whose products come on top.
+    """
+    asked = set(options.estimators)
+    products = 0 if exact else 6 * options.rank + options.trace_probes * options.trace_depth + options.shallow_products
     rays = 2 * options.directions * ("star" in asked)
     if asked & {"preconditioned", "gaussian_mass"}:
         products += 0 if exact else options.diagonal_probes
@@ -29,7 +34,15 @@ def describe_plan(problem: Problem, options: VolumeOptions) -> str:
     passes = PASSES * rays + 2 * options.noise_pairs * len(options.rho) * ("sharpness" in asked)
     if "llc" in asked:
         passes += 3 * options.sampler.chains * (options.sampler.draws + options.sampler.warmup)
-    return f"plan: about {products:,} products and {passes:,} forward passes"
+    return products, passes
+
+
+def describe_plan(problem: Problem, options: VolumeOptions) -> str:
+    """Return the line with about how many products and forward passes the plan costs."""
+    n = problem.num_params
+    exact = n <= options.dense
+    products, passes = cost(options, exact)
+    return f"plan: about {products + n * exact:,} products and {passes:,} forward passes"
 
 
 def describe_result(result: xr.Dataset) -> str:
