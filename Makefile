@@ -11,7 +11,7 @@ DEMO := data/results/demo
 SHARED_DATA ?= ../shared/data
 export MPLBACKEND := Agg
 
-.PHONY: help install data test lint types unit demo bench mutants clean
+.PHONY: help install data test lint types unit demo bench calibrate mutants clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-9s %s\n", $$1, $$2}'
@@ -57,6 +57,9 @@ $(BENCH_READY): $(READY)
 
 bench: $(BENCH_READY) data ## Measure speed, beside the peers
 	$(BIN)/python -m pytest -q -s -m bench tests
+
+calibrate: $(READY) ## Measure the volume estimators against known truth
+	$(BIN)/python -m landscape.volume.calibrate --threads 1 --force
 
 mutants: data ## Show that the tests fail on broken code
 	$(BIN)/python tests/mutants/run.py

@@ -143,28 +143,43 @@ def _equilibria(system: ChafeeInfante, states: Array, ends: Array) -> list[Array
 def rule_table(system: ChafeeInfante, options: BracketOptions | None = None) -> dict[str, int | None]:
     """Return the answer of every rule on runs of the system, and under ``true`` the right one; None stands for none.
 
-    ``theory`` is the first N with 2 N + 1 > 3 a. The Lipschitz rules and the heuristics use the spectrum at a final
-    equilibrium and the largest Hessian difference over the sampled states; ``cone_pointwise`` the Hessians at these
-    states and ``cone_segment`` those averaged over segments, each with the better of the two splittings.
+    ``theory`` is the first N with 2 N + 1 > 3 a. The base point is a final equilibrium, the region the sampled states.
     """
     options = options or BracketOptions()
     runs = sample_runs(system, options)
-    states, base = runs.reshape(-1, system.size), runs[-1, 0]
-    hessians, at_base = system.hessian(states), system.hessian(base)
+    states = runs.reshape(-1, system.size)
+    segments = segment_hessians(system, *_pairs(states, options), options.nodes)
+    known: dict[str, int | None] = {"true": system.true_dimension(), "theory": system.theory_dimension()}
+    return known | answers(system.hessian(runs[-1, 0]), system.hessian(states), segments)
+
+
+def answers(at_base: Array, hessians: Array, segments: Array) -> dict[str, int | None]:
+    """Return the N of every rule from full Hessians; None stands for none.
+
+    Parameters
+    ----------
+    at_base
+        At the base point, ``(d, d)``: its spectrum is that of the Lipschitz rules and the heuristics.
+    hessians
+        At states of the region, ``(states, d, d)``: their largest difference from it is l, and ``cone_pointwise``
+        judges them.
+    segments
+        Averaged over segments, ``(segments, d, d)``, for ``cone_segment``. Both cone rules take the better of two
+        splittings, the eigenvectors of the mean Hessian and those at the base point.
+    """
+    size = len(at_base)
     eigenvalue = np.linalg.eigvalsh(at_base)
     ends = np.linalg.eigvalsh(hessians - at_base)
     lipschitz, oscillation = float(np.abs(ends).max()), float(ends.max() - ends.min()) / 2
-    known = rates(KnownSpectrum(eigenvalue, system.size), Dynamics())
-    answers: dict[str, int | None] = {"true": system.true_dimension(), "theory": system.theory_dimension()}
+    known = rates(KnownSpectrum(eigenvalue, size), Dynamics())
+    found: dict[str, int | None] = {}
     for rule in LIPSCHITZ_RULES:
-        answers[rule] = gap_dimension(known, lipschitz, rule, oscillation).dimension
+        found[rule] = gap_dimension(known, lipschitz, rule, oscillation).dimension
     for rule in HEURISTIC_RULES:
-        answers[rule] = heuristic_dimension(known, rule).dimension
-    share = slq_plateau(eigenvalue, np.ones(system.size))
-    answers["slq_plateau"] = round(system.size * (1 - share))
-    segments = segment_hessians(system, *_pairs(states, options), options.nodes)
+        found[rule] = heuristic_dimension(known, rule).dimension
+    found["slq_plateau"] = round(size * (1 - slq_plateau(eigenvalue, np.ones(size))))
     splittings = [fast_first(hessians.mean(axis=0)), fast_first(at_base)]
     for name, matrices in {"cone_pointwise": hessians, "cone_segment": segments}.items():
-        found = [collect([dense_margins(matrices, basis)], system.size).dimension for basis in splittings]
-        answers[name] = min((n for n in found if n is not None), default=None)
-    return answers
+        each = [collect([dense_margins(matrices, basis)], size).dimension for basis in splittings]
+        found[name] = min((n for n in each if n is not None), default=None)
+    return found

@@ -156,7 +156,7 @@ def gap_ratio(
     with them in its favour. Infinity without a remainder, 0 without an attracting gap.
     """
     used = oscillation if rule == "gap_2l_osc" and oscillation is not None else lipschitz
-    need = known.factor * np.array([LIPSCHITZ_RULES[rule] * used, lipschitz])
+    need = known.factor * np.abs([LIPSCHITZ_RULES[rule] * used, lipschitz])  # a zero may carry a sign
 
     def best(intervals: Array) -> float:
         gaps = _gaps(replace(known, known=intervals))

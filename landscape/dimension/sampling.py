@@ -58,7 +58,7 @@ class Region:
 
     def along_trajectory(self, count: int) -> list[tuple[str, Tensor]]:
         """Return up to ``count`` displacements spread evenly over the trajectory, its farthest state among them."""
-        if not len(self.states):
+        if not len(self.states) or count < 1:
             return []
         chosen = set(np.linspace(0, len(self.states) - 1, min(count, len(self.states))).round().astype(int).tolist())
         far = int(self.distance.argmax())

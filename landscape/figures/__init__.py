@@ -3,16 +3,23 @@
 ``python -m landscape.figures RESULT.nc --out FILE`` draws the figure that belongs to a result.
 """
 
-from landscape.figures.manifolds import dimension_figure, plot_cone_gap, plot_coverage, plot_gap_ratio
+from landscape.figures.manifolds import (
+    dimension_figure,
+    dimension_levels_figure,
+    plot_cone_gap,
+    plot_coverage,
+    plot_gap_ratio,
+)
 from landscape.figures.page import STYLE, check_format, save, style
 from landscape.figures.spectra import plot_density, plot_eigenvalues, plot_gaps, spectrum_figure
-from landscape.figures.volumes import calibration_figure, volume_figure
+from landscape.figures.volumes import calibration_figure, volume_figure, volume_levels_figure
 
 __all__ = [
     "STYLE",
     "calibration_figure",
     "check_format",
     "dimension_figure",
+    "dimension_levels_figure",
     "plot_cone_gap",
     "plot_coverage",
     "plot_density",
@@ -23,4 +30,5 @@ __all__ = [
     "spectrum_figure",
     "style",
     "volume_figure",
+    "volume_levels_figure",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -24,12 +25,17 @@ Panel = Callable[[xr.Dataset, Axes], Axes]
 
 def panels_of(result: xr.Dataset, panels: Sequence[Panel], title: str) -> Figure:
     """Return a figure with lettered panels side by side, each drawn from the same Dataset."""
+    return side_by_side([partial(panel, result) for panel in panels], title)
+
+
+def side_by_side(panels: Sequence[Callable[[Axes], Axes]], title: str) -> Figure:
+    """Return a figure with lettered panels side by side."""
     with style():
         figure, axes = plt.subplots(
             1, len(panels), squeeze=False, figsize=(PANEL_WIDTH * len(panels) + 0.2, PANEL_HEIGHT)
         )
         for letter, ax, panel in zip("abcdef", axes[0], panels, strict=False):
-            panel(result, ax)
+            panel(ax)
             ax.set_title(letter, loc="left", fontweight="bold")
         figure.suptitle(title, fontsize=8)
     return figure

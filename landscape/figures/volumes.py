@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from landscape.errors import InputError
+from landscape.figures.levels import choose, plot_level, shade_limited
 from landscape.figures.page import Panel, panels_of
 
 LOWER_BOUND = "lower bound"
@@ -210,3 +213,91 @@ def plot_passes(result: xr.Dataset, ax: Axes) -> Axes:
 def calibration_figure(result: xr.Dataset) -> Figure:
     """Return the figure of a calibration: errors, coverage and cost over the dimension."""
     return panels_of(result, [plot_error, plot_coverage, plot_passes], "bodies of known volume")
+
+
+# ---- over levels ---------------------------------------------------------------------------------------------------
+
+KL = "ggn"  # the curvature of a neighbourhood is its label in a study
+POINT_STYLES: dict[str, dict[str, Any]] = {
+    "minimum": {"color": "C0", "marker": "o"},
+    "projected": {"color": "C1", "marker": "s"},
+}
+
+
+def _points(study: xr.Dataset) -> list[tuple[str, xr.Dataset]]:
+    """Return imp's raw results by point, over (level, replicate)."""
+    found = []
+    for point in POINT_STYLES:
+        one = choose(study, method="imp", point=point, control="raw", curvature=KL)
+        if one is not None:
+            found.append((point, one))
+    return found
+
+
+def plot_tolerance_levels(study: xr.Dataset, ax: Axes) -> Axes:
+    """Draw the noise per weight of a ball of the basin's volume over the rms of the weights; hollow: lower bound."""
+    for point, one in _points(study):
+        for sampler, line in (("preconditioned", "-"), ("identity", ":")):
+            if sampler in one["sampler"].values:
+                chosen = one.sel(sampler=sampler)
+                sure = chosen["log_volume_verdict"] != LOWER_BOUND
+                style = {**POINT_STYLES[point], "linestyle": line}
+                name = point if sampler == "preconditioned" else f"{point}, plain"
+                plot_level(chosen["relative_noise_tolerance"], ax, name, sure, **style)
+        shade_limited(one, ax)
+    ax.set_yscale("log")
+    ax.set_ylabel("noise tolerance / rms weight")
+    ax.legend()
+    return ax
+
+
+def plot_occam_levels(study: xr.Dataset, ax: Axes) -> Axes:
+    """Draw the Occam factor under a prior as wide as the weights."""
+    for point, one in _points(study):
+        plot_level(one["occam_factor"].sel(prior_factor=1.0, method="nearest"), ax, point, **POINT_STYLES[point])
+        shade_limited(one, ax)
+    ax.set_ylabel("Occam factor (nats)")
+    ax.legend()
+    return ax
+
+
+def plot_prunable_levels(study: xr.Dataset, ax: Axes) -> Axes:
+    """Draw the prunable fraction that the spectrum predicts at the minima, by order of pruning."""
+    for point, one in _points(study)[:1]:
+        for order, colour in (("magnitude", "C0"), ("random", "C2")):
+            plot_level(one["prunable_fraction"].sel(order=order), ax, f"{order} at {point}", color=colour)
+        shade_limited(one, ax)
+    ax.set_ylabel("predicted prunable fraction")
+    ax.legend()
+    return ax
+
+
+def plot_section_levels(study: xr.Dataset, ax: Axes) -> Axes:
+    """Draw how much larger the section at the minimum is than at the projected point, by size; above 0 as published."""
+    points = dict(_points(study))
+    if set(points) == set(POINT_STYLES):
+        step = points["minimum"]["section_stiffness"] - points["projected"]["section_stiffness"]
+        for number, size in enumerate(step["section_size"].values.tolist()):
+            plot_level(step.sel(section_size=size) / size, ax, f"k = {size}", color=f"C{number}")
+    ax.axhline(0.0, color="0.5", linewidth=0.8, linestyle="--")
+    ax.set_ylabel(r"$(Q_k(\mathrm{min}) - Q_k(\mathrm{proj})) / k$ (nats)")
+    ax.legend()
+    return ax
+
+
+def volume_levels_figure(study: xr.Dataset) -> Figure:
+    """Return the volumes of a study over its levels, in units that compare across dimensions; bars are replicates.
+
+    Grey levels have too few examples for a comparison across levels.
+    """
+    panels = {
+        "log_volume": plot_tolerance_levels,
+        "occam_factor": plot_occam_levels,
+        "prunable_fraction": plot_prunable_levels,
+        "section_stiffness": plot_section_levels,
+    }
+    chosen: list[Panel] = [panel for name, panel in panels.items() if name in study]
+    if not chosen or "level" not in study.dims:
+        raise InputError("this study holds no volumes over levels; measure some with --quantities volume")
+    size = int(np.nanmax(study["num_examples"].values))
+    return panels_of(study, chosen, f"imp over levels, {size:,} examples; grey: sample-limited across levels")
