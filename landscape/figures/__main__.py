@@ -14,6 +14,7 @@ EXAMPLE = "python -m landscape.figures ckpt.spectrum.nc --out spectrum.pdf"
 FIGURES = {
     "spectrum": figures.spectrum_figure,
     "dimension": figures.dimension_figure,
+    "gfs": figures.gfs_figure,
     "volume": figures.volume_figure,
     "calibration": figures.calibration_figure,
 }

@@ -38,7 +38,7 @@ import xarray as xr
 from landscape import store
 from landscape.decisions import HOLDS, Verdict, decide, decide_every, pooled_se, total_noise, unresolved
 from landscape.errors import InputError
-from landscape.pretraining import bounds, laws, thresholds
+from landscape.pretraining import bounds, laws, targets, thresholds
 from landscape.pretraining.laws import SlopeOptions
 
 LAWS_IN_M = (
@@ -189,17 +189,9 @@ def _standard_error(rows: list[np.ndarray], count: int, estimator: float = 0.0) 
 
 def _log_k(cells: xr.Dataset, options: ClaimOptions, against_random: Verdict) -> Row:
     """Compare the slope of t_emp against log k, at the target C/k, with the one that the dense curve predicts."""
-    variance = cells["variance"] * cells["smoothness"]
-    constant = options.constant or 1.1 * float(variance.isel(step=-1).max()) / 2
-    found = thresholds.thresholds(cells, constant / cells["size"])
-    ratios = []
-    for i in range(cells.sizes["cell"]):
-        one = found.isel(cell=[i])
-        rho = thresholds.contraction(cells["step"].values.astype(float), cells["dense_loss"].isel(cell=i).values)
-        resolved = np.isfinite(one["t_emp_hi"].values[0]) & (one["t_emp_lo"].values[0] > 0)
-        if np.isfinite(rho) and 0 < rho < 1 and resolved.sum() >= 3:
-            data = thresholds.intervals(one, "emp", one["size"], one["replicate"])
-            ratios.append(laws.log_slope(data, SlopeOptions(num_bootstrap=1)).value * -np.log(rho))
+    slopes = targets.size_slopes(cells, options.constant)
+    ratios = (slopes["slope"] / slopes["predicted"]).values
+    ratios = ratios[np.isfinite(ratios)]
     if len(ratios) < 2:
         return Row("log_k", float("nan"), decide(float("nan"), 0.0))
     mean, noise = float(np.mean(ratios)), float(np.std(ratios, ddof=1) / np.sqrt(len(ratios)))
@@ -212,16 +204,9 @@ def _log_k(cells: xr.Dataset, options: ClaimOptions, against_random: Verdict) ->
 def _at_target(cells: xr.Dataset, options: ClaimOptions) -> xr.Dataset | None:
     """Return the thresholds at one size and one target that every cell crosses, or None."""
     size = options.size or int(cells["size"].values[-1])
-    if size not in cells["size"].values:
-        raise InputError(f"no selection has {size} picks; there are {', '.join(map(str, cells['size'].values))}")
-    at = cells.sel(size=[size])
-    target = options.target
-    if target is None:
-        last, first = float(at["loss"].isel(step=-1).max()), float(at["loss"].isel(step=0).min())
-        if not last < first:
-            return None
-        target = float(np.sqrt(last * first))
-    return thresholds.thresholds(at, target).isel(size=0)
+    crossed = targets.common_loss(cells, size)
+    target = crossed if options.target is None else options.target
+    return None if target is None else thresholds.thresholds(cells.sel(size=[size]), target).isel(size=0)
 
 
 NO_TARGET = "no loss is crossed by all cells: train longer, or give a target"

@@ -182,6 +182,14 @@ def fit(name: str, data: Intervals) -> Fit:
     return Fit(name, parameters, float(np.exp(best.x[1])), -float(best.fun), float(2 * best.fun + penalty))
 
 
+def curve(fitted: Fit, data: Intervals, x: Floats) -> Floats:
+    """Return t of a law that was fitted to ``data`` at places ``x`` between the least and the largest of its own."""
+    law, _ = LAWS[fitted.law]
+    centre = float(np.exp(np.log(data.x).mean()))
+    shift = law(np.array(fitted.parameters[1:]), np.concatenate([[data.x.min()], x]) / centre)[1:]
+    return np.exp(fitted.parameters[0] + shift)
+
+
 def _middles(lower: Floats, upper: Floats) -> Floats:
     """Return one number in each interval; open ends are closed at the distance of log 2."""
     low = np.where(np.isfinite(lower), lower, upper - np.log(2))

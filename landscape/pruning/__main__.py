@@ -9,6 +9,7 @@ from landscape import cli
 
 # Command -> module whose ``main(argv)`` it is.
 COMMANDS = {
+    "children": "landscape.pruning.children",
     "gfs": "landscape.pruning.gfs_command",
     "gfs_channels": "landscape.pruning.gfs_channels",
     "gfs_sweep": "landscape.pruning.gfs_sweep",

@@ -22,7 +22,7 @@ from landscape.schemas.connectivity import (
     TRAINING,
 )
 from landscape.schemas.dimension import DIMENSION
-from landscape.schemas.gfs import GFS
+from landscape.schemas.gfs import CHILDREN, GFS
 from landscape.schemas.spectrum import MATCHED, SPECTRUM
 from landscape.schemas.verdicts import PRECONDITIONS, RELATE
 from landscape.schemas.volume import CALIBRATION, VOLUME
@@ -45,6 +45,7 @@ SCHEMAS: dict[str, dict[str, Variable]] = {
     "renewal": RENEWAL,
     "pruning_steps": PRUNING_STEPS,
     "gfs": GFS,
+    "children": CHILDREN,
     "volume": {**VOLUME, **MATCHED},
     "calibration": CALIBRATION,
 }

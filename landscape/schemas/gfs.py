@@ -43,3 +43,18 @@ GFS: dict[str, Variable] = {
     "hull_loss": number("nat", "least loss found in the hull of the neurons", *_TRAINED),
     "hull_loss_lo": number("nat", "certified lower bound on the loss in the hull", *_TRAINED),
 }
+
+_LINEAGE = ("method", "replicate", "step")
+
+CHILDREN: dict[str, Variable] = {
+    "instability_loss": number("nat", "rise of the loss between two children over the mean of their losses", *_LINEAGE),
+    "instability_error": number("1", "rise of the error between two children over the mean of theirs", *_LINEAGE),
+    "instability_error_se": number("1", "standard error of that rise over the examples", *_LINEAGE),
+    "child_loss": number("nat", "mean loss of the children", *_LINEAGE),
+    "child_error": number("1", "mean error of the children", *_LINEAGE),
+    "mask_distance": number("1", "largest Hamming distance of the mask to those of the four before", *_LINEAGE),
+    "mask_drift": number("1", "the same in units of that of random masks", *_LINEAGE),
+    "stable_step": number("1", "training step from which the children agree", *_LINEAGE[:2]),
+    "mask_distance_step": number("1", "training step at which the early-bird mask is drawn", *_LINEAGE[:2]),
+    "mask_drift_step": number("1", "the same by the distance in units of that of random masks", *_LINEAGE[:2]),
+}
