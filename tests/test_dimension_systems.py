@@ -10,6 +10,7 @@ from landscape.dimension.bracket import BracketOptions, bracket, rule_table, seg
 from landscape.dimension.chafee_infante import ChafeeInfante
 from landscape.dimension.graphs import Split, aim_defect, quadratic_graph, reduced_training
 from landscape.dimension.horizon import SpectralMeasure, finite_horizon
+from landscape.dimension.known_answers import compare_rules
 from landscape.dimension.lipschitz import SampleOptions, ascend, merge, sample
 from landscape.dimension.rates import Dynamics, KnownSpectrum, rates
 from landscape.dimension.rules import gap_dimension, heuristic_dimension
@@ -245,3 +246,20 @@ def test_a_sample_of_displacements_keeps_its_kinds() -> None:
     assert found.num_products == 8
     halves = merge([found, found, found.select("trajectory")]).halves()
     assert [part.radius.tolist() for part in halves] == [[0.5, 1.0, 0.5], [0.5, 1.0]]
+
+
+def test_every_rule_on_every_system() -> None:
+    """Only the cone gap over segments is right wherever there is an answer; each other rule is wrong in its own way."""
+    found = compare_rules(BracketOptions(num_pairs=500))
+    known = found["true_dimension"].notnull()
+    assert bool(found["right"].sel(rule="cone_segment")[known].all())
+    share = found["right"].where(known).sum("system").to_series()
+    assert share["cone_segment"] > share["cone_pointwise"] - 1 > share["gap_2l"] > share["gap_4l"]
+    cubic = found["dimension"].sel(system=[f"cubic within {r:g}" for r in (0.4, 0.9, 1.5, 2.8)])
+    for rule, number in (("gap_4l", 1), ("gap_2l", 2), ("cone_pointwise", 3), ("cone_segment", 3)):
+        assert int(cubic.sel(rule=rule).notnull().sum()) == number  # the radii 0.509, 1.018 and 2.35
+    well = found["dimension"].sel(system="double well")
+    assert well.sel(rule="cone_segment") == 1  # the saddle's negative curvature stays slow
+    nothing = found["dimension"].sel(system="no gap, 30 modes", rule=["largest_gap", "largest_log_gap"])
+    assert bool(nothing.isnull().all())
+    assert found["dimension"].sel(rule="slq_plateau", system="Chafee-Infante, a = 5") == 0

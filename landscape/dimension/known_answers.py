@@ -50,11 +50,12 @@ class KnownCase:
 
 def cases() -> Iterator[KnownCase]:
     """Yield the small systems: two scales and none, the cubic at four radii, the factorisation, the double well."""
+    # unrotated, so that equal eigenvalues are equal in the last digit: any gap is admissible where nothing is bent
     for name, true, system in (
         ("two scales, 6 slow of 10", 6, testbed.two_scale(6, 4)),
-        ("no gap, 60 modes", None, testbed.no_gap(60)),
+        ("no gap, 30 modes", None, testbed.no_gap(30)),
     ):
-        yield KnownCase(name, true, testbed.rotated(system), np.zeros((1, len(system.base))))
+        yield KnownCase(name, true, system, np.zeros((1, len(system.base))))
     cubic = testbed.TwoModeCubic()
     for radius in (0.4, 0.9, 1.5, 2.8):
         true = 1 if radius < cubic.cone_radius() else None
@@ -75,7 +76,8 @@ def _disc(radius: float) -> Array:
 
 def judge(case: KnownCase) -> dict[str, int | None]:
     """Return the answers of all rules on a case; segments join random pairs of its states."""
-    first, second = numpy_generator(0, "segments").integers(len(case.states), size=(2, _SEGMENTS))
+    number = _SEGMENTS if len(case.states) > 1 else 1
+    first, second = numpy_generator(0, "segments").integers(len(case.states), size=(2, number))
     nodes, weights = np.polynomial.legendre.leggauss(3)
     segments = sum(
         w / 2 * hessians(case.system, case.states[first] + (1 + s) / 2 * (case.states[second] - case.states[first]))
@@ -86,10 +88,9 @@ def judge(case: KnownCase) -> dict[str, int | None]:
 
 
 def hessians(system: System, states: Array) -> Array:
-    """Return the full Hessians at states ``(s, n)``, as ``(s, n, n)``; equal states are computed once."""
-    distinct, inverse = np.unique(states, axis=0, return_inverse=True)
-    found = [torch.func.hessian(system)(torch.as_tensor(state)).numpy() for state in distinct]
-    return np.stack(found)[inverse.reshape(-1)]
+    """Return the full Hessians at states ``(s, n)``, as ``(s, n, n)``."""
+    found: Array = torch.vmap(torch.func.hessian(system))(torch.as_tensor(states)).numpy()
+    return found
 
 
 def compare_rules(options: BracketOptions | None = None) -> xr.Dataset:

@@ -38,7 +38,8 @@ def plot_level(values: xr.DataArray, ax: Axes, label: str, sure: xr.DataArray | 
     error = np.where(count > 1, np.nan_to_num(spread) / np.sqrt(np.maximum(count, 1)), 0.0)
     bars = ax.errorbar(levels, mean, error, label=label, **{"marker": "o", **style})
     if sure is not None:
-        good = sure.where(values.notnull(), True).astype(bool).all("replicate").sel(level=levels).values
+        known = values.notnull()
+        good = sure.sel(level=levels).where(known, True).astype(bool).all("replicate").values
         colour = bars.lines[0].get_color()
         ax.plot(
             levels[~good], mean[~good], marker=style.get("marker", "o"), linestyle="", mfc="white", mec=colour, zorder=3

@@ -16,6 +16,7 @@ import numpy as np
 import xarray as xr
 
 from landscape import cli, figures, store
+from landscape.journal import Journal
 from landscape.volume import bodies, references
 from landscape.volume.benchmark import Case, Draw
 from landscape.volume.radial import RayOptions
@@ -72,12 +73,14 @@ def table(rows: Sequence[dict[str, float | str | int]]) -> xr.Dataset:
     return xr.Dataset(columns, {"case": labels})
 
 
-def calibrate(cases: Sequence[Case], quiet: bool = True) -> xr.Dataset:
-    """Run cases, and return the table with one row for each."""
-    started = time.monotonic()
-    rows = []
-    for case in cli.progress(list(cases), "calibration", quiet, unit="case"):
+def calibrate(cases: Sequence[Case], quiet: bool = True, journal: Journal | None = None) -> xr.Dataset:
+    """Run cases, and return the table with one row for each; what an interrupted run has done is not done again."""
+    journal = journal or Journal()
+    saved = journal.load("rows") or {"rows": [], "seconds": 0.0}
+    started, rows = time.monotonic() - saved["seconds"], list(saved["rows"])
+    for case in cli.progress(list(cases[len(rows) :]), "calibration", quiet, len(rows), unit="case"):
         rows.append(summarise(case, [case.draw(seed) for seed in range(case.seeds)]))
+        journal.save("rows", {"rows": rows, "seconds": time.monotonic() - started})
     result = table(rows)
     result.attrs["seconds"] = time.monotonic() - started
     return result
@@ -90,6 +93,7 @@ class CommandOptions:
     only: str | None = cli.option(None, help="cases whose label contains this text", metavar="TEXT")
     out: Path = cli.option(Path("data/results/calibration.nc"), help="result file", metavar="FILE")
     threads: int | None = cli.option(None, help="CPU threads", metavar="N")
+    resume: bool = cli.option(False, help="continue an interrupted run from its saved state")
     force: bool = cli.option(False, help="replace a different result at the same path")
     quiet: bool = cli.option(False, help="print nothing but the paths of what was written")
 
@@ -105,9 +109,11 @@ def main(argv: Sequence[str]) -> int:
     if result is None:
         cases = [*bodies.cases(), *references.cases()]
         chosen = [c for c in cases if options.only is None or options.only in f"{c.estimator}: {c.body}"]
-        result = calibrate(chosen, options.quiet)
+        journal = Journal(options.out.with_name(f".{options.out.name}.state"), fingerprint, options.resume)
+        result = calibrate(chosen, options.quiet, journal)
         result.attrs |= {"fingerprint": fingerprint, "options": store.as_json(asked), "threads": threads}
         store.write(result, options.out, "calibration", options.force)
+        journal.finish()
     cli.show(describe(result), options.quiet)
     figure = figures.save(figures.calibration_figure(result), options.out.with_suffix(".png"))
     cli.show_paths(options.out, figure)

@@ -1,0 +1,67 @@
+"""The calibration: rows say what the draws did, interrupted runs go on, the command writes table and figure."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from landscape import cli, figures, schemas, store
+from landscape.journal import Journal
+from landscape.volume import calibrate
+from landscape.volume.benchmark import Case, Draw
+
+
+def planted(spread: float, width: float, size: int = 10, name: str = "planted") -> Case:
+    """Draws around a truth of 3 with the given spread, in intervals of ``width`` standard deviations."""
+
+    def draw(seed: int) -> Draw:
+        value = 3.0 + spread * float(np.random.default_rng(seed).standard_normal())
+        return Draw(value, value - width * spread, value + width * spread, True, spread, products=7.0, passes=5.0)
+
+    return Case(name, "ball", size, 1.0, 3.0, 200, draw)
+
+
+@pytest.mark.parametrize(("width", "low", "high"), [(1.96, 0.90, 0.99), (0.5, 0.3, 0.45), (4.0, 0.99, 1.0)])
+def test_coverage_width_and_error_of_a_planted_estimator(width: float, low: float, high: float) -> None:
+    case = planted(0.1, width)
+    row = calibrate.summarise(case, [case.draw(seed) for seed in range(case.seeds)])
+    assert low <= float(row["coverage"]) <= high
+    assert row["width_ratio"] == pytest.approx(width / 1.96, rel=0.1)
+    assert row["error_per_weight"] == pytest.approx(1.96 * 0.1 / 10, rel=0.15)
+    assert abs(float(row["bias"])) < 3 * 0.1 / np.sqrt(200)
+    assert (row["products"], row["passes"]) == (7.0, 5.0)
+
+
+def test_secants_are_held_against_bisection_to_the_same_tolerance() -> None:
+    small, large = calibrate.bisection_passes(50), calibrate.bisection_passes(50_000)
+    assert large == pytest.approx(small + np.log2(1000), abs=1)
+
+
+def test_an_interrupted_calibration_goes_on(tmp_path: Path) -> None:
+    drawn = []
+
+    def failing(seed: int) -> Draw:
+        drawn.append(seed)
+        if len(drawn) == 3:
+            raise KeyboardInterrupt
+        return Draw(3.0, 2.0, 4.0, True)
+
+    first, second = planted(0.1, 2.0), Case("second", "ball", 10, 1.0, 3.0, 2, failing)
+    with pytest.raises(KeyboardInterrupt):
+        calibrate.calibrate([second, second], journal=Journal(tmp_path / "state", "f", resume=True))
+    assert drawn == [0, 1, 0]
+    found = calibrate.calibrate([second, first], journal=Journal(tmp_path / "state", "f", resume=True))
+    assert drawn == [0, 1, 0], "the first case was done"
+    assert found["estimator"].values.tolist() == ["second", "planted"]
+    schemas.check(found, "calibration")
+
+
+def test_the_command_runs_the_cases_of_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibrate.bodies, "cases", lambda: iter([planted(0.1, 2.0, 50), planted(0.1, 2.0, 5, "other")]))
+    monkeypatch.setattr(calibrate.references, "cases", lambda: iter([]))
+    out = tmp_path / "calibration.nc"
+    assert cli.exit_code(calibrate.main, ["--only", "planted", "--out", str(out), "--quiet"]) == cli.DONE
+    found = store.open_result(out)
+    assert found["estimator"].values.tolist() == ["planted"]
+    assert out.with_suffix(".png").is_file()
+    assert len(figures.calibration_figure(found).axes) == 3
