@@ -10,9 +10,10 @@ from __future__ import annotations
 import importlib
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -77,20 +78,38 @@ def evaluate_preconditions(root: str | Path, theory: str) -> xr.Dataset:
     return judged
 
 
-def describe(judged: xr.Dataset) -> str:
-    """Return the verdicts as text, one a line; combinations that do not apply are left out."""
+def path_of(root: Path, theory: str) -> Path:
+    """Return where the table of a theory lies."""
+    return root / "results" / f"preconditions_{theory}.nc"
+
+
+def rows(judged: xr.Dataset) -> Iterator[dict[str, Any]]:
+    """Yield the verdicts of a table one by one; combinations that do not apply, or were not measured, are left out.
+
+    Each has ``claim``, ``where`` (its labels in words), ``effect``, ``noise``, ``margin``, ``verdict``, ``reason``.
+    """
     dims = [str(d) for d in judged["verdict"].dims if d != "claim"]
-    lines = [f"{'claim':44s} {'where':28s} {'effect':>10s} {'noise':>9s} {'margin':>8s}  verdict"]
     for claim in judged["claim"].values.tolist():
         for place in itertools.product(*(judged[d].values.tolist() for d in dims)):
             one = judged[["verdict", "reason", *NUMBERS]].sel({"claim": claim, **dict(zip(dims, place, strict=True))})
-            reason = str(one["reason"].values)
-            if reason in (NOT_APPLICABLE, "not measured"):
+            if str(one["reason"].values) in (NOT_APPLICABLE, "not measured"):
                 continue
-            where = " ".join(str(value) for value in place if value not in ("", -1))
-            effect, noise, margin = (float(np.asarray(one[name])) for name in NUMBERS)
-            word = f"{one['verdict'].item()}{f' ({reason})' if reason else ''}"
-            lines.append(f"{claim:44s} {where:28s} {effect:10.3g} {noise:9.2g} {margin:8.3g}  {word}")
+            yield {
+                "claim": claim,
+                "where": " ".join(str(value) for value in place if value not in ("", -1)),
+                **{name: float(np.asarray(one[name])) for name in NUMBERS},
+                "verdict": str(one["verdict"].item()),
+                "reason": str(one["reason"].item()),
+            }
+
+
+def describe(judged: xr.Dataset) -> str:
+    """Return the verdicts as text, one a line."""
+    lines = [f"{'claim':44s} {'where':28s} {'effect':>10s} {'noise':>9s} {'margin':>8s}  verdict"]
+    for row in rows(judged):
+        word = f"{row['verdict']}{f' ({reason})' if (reason := row['reason']) else ''}"
+        numbers = f"{row['effect']:10.3g} {row['noise']:9.2g} {row['margin']:8.3g}"
+        lines.append(f"{row['claim']:44s} {row['where']:28s} {numbers}  {word}")
     return "\n".join(lines)
 
 
@@ -99,7 +118,7 @@ def main(argv: Sequence[str]) -> int:
     parser = cli.Parser("preconditions", "Judge what theories claim on the results of a run.", EXAMPLE)
     arguments, _ = cli.parse_arguments(parser, Arguments, argv)
     judged = evaluate_preconditions(arguments.run, arguments.theory)
-    out = arguments.out or arguments.run / "results" / f"preconditions_{arguments.theory}.nc"
+    out = arguments.out or path_of(arguments.run, arguments.theory)
     store.write(judged, out, "preconditions", force=True)
     cli.show(describe(judged), arguments.quiet)
     cli.show_paths(out)

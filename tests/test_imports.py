@@ -56,6 +56,7 @@ RANKS = {
     "examples": 5,
     "identity": 5,
     "operators": 5,
+    "report": 5,
     "training": 5,
     "dense": 6,
     "lanczos": 6,
@@ -73,7 +74,7 @@ RANKS = {
 ARRAYS = {
     *("errors", "schemas", "seeds", "cli", "store", "tasks", "decisions"),
     *("density", "gaps", "imp_claims", "manifold_claims", "volume_claims"),
-    *("pretraining", "preconditions", "figures", "accessor"),
+    *("pretraining", "preconditions", "figures", "accessor", "report"),
 }
 
 

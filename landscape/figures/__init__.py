@@ -3,6 +3,10 @@
 ``python -m landscape.figures RESULT.nc --out FILE`` draws the figure that belongs to a result.
 """
 
+from collections.abc import Callable
+
+from matplotlib.figure import Figure
+
 from landscape.figures.manifolds import (
     dimension_figure,
     dimension_levels_figure,
@@ -11,6 +15,7 @@ from landscape.figures.manifolds import (
     plot_gap_ratio,
 )
 from landscape.figures.page import STYLE, check_format, save, style
+from landscape.figures.paper_spectra import spectra_figure
 from landscape.figures.pretraining import (
     gfs_figure,
     plot_examples_law,
@@ -20,10 +25,26 @@ from landscape.figures.pretraining import (
     plot_slack,
 )
 from landscape.figures.spectra import plot_density, plot_eigenvalues, plot_gaps, spectrum_figure
+from landscape.figures.studies import MissingResultsError, Studies
 from landscape.figures.volumes import calibration_figure, volume_figure, volume_levels_figure
 
+# Figures of a whole study with their captions, by the names of their files.
+STUDY_FIGURES: dict[str, tuple[Callable[[Studies], Figure], str]] = {
+    "F1_spectra": (
+        spectra_figure,
+        "F1. Left: leading eigenvalues of the Hessian at each level's minimum, mean over the replicates. Right: "
+        "relative gaps below the first C - 1, C and all outlying eigenvalues: at the previous minimum, seen on the new "
+        "mask's coordinates (restricted) and moved onto them (projected), and after training (minimum). Error bars: "
+        "standard error of the replicates; dotted: four standard errors over the examples, below which a gap may be "
+        "none; grey: random masks of equal layer counts.",
+    ),
+}
+
 __all__ = [
+    "STUDY_FIGURES",
     "STYLE",
+    "MissingResultsError",
+    "Studies",
     "calibration_figure",
     "check_format",
     "dimension_figure",
@@ -41,6 +62,7 @@ __all__ = [
     "plot_size_slopes",
     "plot_slack",
     "save",
+    "spectra_figure",
     "spectrum_figure",
     "style",
     "volume_figure",

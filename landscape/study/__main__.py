@@ -18,7 +18,8 @@ from landscape.spectrum import SpectrumOptions
 from landscape.study.adopt import adopt
 from landscape.study.measure import Effort, measure, status
 from landscape.study.plan import Selection
-from landscape.study.requests import AlignmentOptions, MeasureOptions
+from landscape.study.requests import DECIDED, AlignmentOptions, MeasureOptions
+from landscape.study.run_command import report_main, run_main
 from landscape.tasks import TaskOptions
 from landscape.volume import VolumeOptions
 
@@ -27,8 +28,6 @@ EXAMPLE = (
     "--points minimum,projected,restricted --levels 0,1,4,7,10 --budget 1.5"
 )
 ADOPT_EXAMPLE = "python -m landscape.study adopt files.csv --model resnet20 --data cifar10 --out data/runs/theirs"
-# What a study decides itself, for every point.
-DECIDED = ("mask", "subspace", "params", "split", "dimension_trajectory", "dimension_preconditioner")
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,8 @@ def measure_main(argv: Sequence[str]) -> int:
     """Measure what is missing of a selection."""
     parser = cli.Parser("study measure", "Measure what is missing of a run.", EXAMPLE)
     arguments, given = cli.parse_arguments(parser, MeasureArguments, argv)
-    refused = [name for name in DECIDED if name in given]
+    decided = (*DECIDED["problem"], *(f"dimension_{name}" for name in DECIDED["dimension"]))
+    refused = [name for name in decided if name in given]
     if refused:
         raise InputError(f"a study chooses --{refused[0].replace('_', '-')} itself, for every point; leave it out")
     how = arguments.how
@@ -162,6 +162,8 @@ def relate_main(argv: Sequence[str]) -> int:
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "run": run_main,
+    "report": report_main,
     "measure": measure_main,
     "status": status_main,
     "adopt": adopt_main,

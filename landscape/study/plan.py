@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -53,8 +53,10 @@ def words(given: Sequence[str], known: Sequence[str], flag: str) -> list[str]:
     return chosen
 
 
-def expand(run: Run, selection: Selection) -> list[Request]:
+def expand(run: Run, selection: Selection, planned: Sequence[Cell] | None = None) -> list[Request]:
     """Return the requests of a selection on the cells that are trained, in the order of priority.
+
+    With ``planned``, on these cells, as if they were trained.
 
     First comes the chain (imp's points and fine_tune's minimum) at the first levels, then the other methods there, then
     the rest; within these, quantities in the order given, by level and replicate.
@@ -62,7 +64,7 @@ def expand(run: Run, selection: Selection) -> list[Request]:
     quantities = words(selection.quantities, tuple(QUANTITIES), "--quantities")
     points = words(selection.points, POINTS, "--points")
     controls = words(selection.controls, CONTROLS, "--controls")
-    trained = run.cells()
+    trained = run.cells() if planned is None else list(planned)
     cells = [cell for cell in trained if _wanted(cell, selection)]
     if not cells:
         raise InputError(f"{run.root} has no finished training of this selection")
@@ -74,7 +76,8 @@ def expand(run: Run, selection: Selection) -> list[Request]:
             requests += _matrices(quantity, possible)
         elif entry.points:
             fitting = controls if entry.controlled else [c for c in controls if c == "raw"]
-            requests += _at_points(run, quantity, possible, points, fitting)
+            found = _at_points(run, quantity, possible, points, fitting)
+            requests += [request for request, files in found if planned is not None or all(f.exists() for f in files)]
         else:
             requests += [Request(quantity, cell) for cell in possible]
     order = {name: number for number, name in enumerate([*quantities, *points, *controls, *METHODS])}
@@ -121,8 +124,11 @@ def _possible(run: Run, entry: Quantity, cell: Cell, trained: set[Cell]) -> bool
 
 def _at_points(
     run: Run, quantity: str, cells: Sequence[Cell], points: Sequence[str], controls: Sequence[str]
-) -> list[Request]:
-    """Return the requests at points; projected and restricted are the same for all methods, and imp stands for them."""
+) -> list[tuple[Request, list[Path]]]:
+    """Return the requests at points with the files that they read.
+
+    Projected and restricted are the same for all methods, and imp stands for them.
+    """
     requests = []
     for cell, point, control in product(cells, points, controls):
         if not exists(cell, point) or (point != "minimum" and cell.method != "imp"):
@@ -132,9 +138,25 @@ def _at_points(
             files = [] if other is None else [*sources(run, cell, point), *sources(run, *other)]
         else:
             files = sources(run, cell, point) if control == "raw" or point == "minimum" else []
-        if files and all(file.exists() for file in files):
-            requests.append(Request(quantity, cell, point, control))
+        if files:
+            requests.append((Request(quantity, cell, point, control), files))
     return requests
+
+
+def trainings_of(request: Request) -> set[Cell]:
+    """Return the cells whose checkpoints a request reads."""
+    cell = request.cell
+    wanted = {
+        cell,
+        *QUANTITIES[request.quantity].needs(cell),
+        *(replace(cell, level=level) for level in request.levels),
+    }
+    if request.point in ("projected", "restricted"):
+        wanted.add(Cell(cell.replicate, "imp", cell.level - 1))
+    if request.control in ("loss_matched", "checkpoint_matched"):
+        other = partner(cell, str(request.point))
+        wanted |= set() if other is None else {other[0]}
+    return wanted
 
 
 def _priority(request: Request) -> int:

@@ -13,6 +13,9 @@ from landscape.runs import Cell, Run
 from landscape.spectrum import SpectrumOptions
 from landscape.volume import VolumeOptions
 
+# Options, by their group, that a study decides itself for every point.
+DECIDED = {"problem": ("mask", "subspace", "params", "split"), "dimension": ("trajectory", "preconditioner")}
+
 
 @dataclass(frozen=True)
 class AlignmentOptions:
