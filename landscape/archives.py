@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import math
 import os
 import pickle
 import tarfile
@@ -24,6 +25,7 @@ import pooch
 from landscape.errors import InputError
 
 PACKAGE = Path(__file__).resolve().parent
+CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -180,14 +182,19 @@ def _write(path: Path, content: bytes) -> None:
 
 def parse_idx(content: bytes) -> np.ndarray:
     """Return the unsigned bytes of a gzipped idx file in the shape that its header gives."""
-    raw = gzip.decompress(content)
-    if len(raw) < 4 or raw[:3] != b"\x00\x00\x08":
-        raise InputError("this is not an idx file of unsigned bytes")
-    shape = np.frombuffer(raw, ">i4", count=raw[3], offset=4)
-    values = np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3])
-    if values.size != int(np.prod(shape)):
-        raise InputError(f"an idx file announces the shape {tuple(shape)} but holds {values.size} bytes")
-    return values.reshape(shape).copy()  # a tensor over the read-only bytes would make torch warn
+    with gzip.open(io.BytesIO(content)) as stream:
+        magic = stream.read(4)
+        if len(magic) < 4 or magic[:3] != b"\x00\x00\x08":
+            raise InputError("this is not an idx file of unsigned bytes")
+        shape = tuple(np.frombuffer(stream.read(4 * magic[3]), ">i4").tolist())
+        values, filled = np.empty(max(math.prod(shape), 0), np.uint8), 0
+        while part := stream.read(CHUNK):  # piece by piece, so that the file is never in memory twice
+            if filled + len(part) <= values.size:
+                values[filled : filled + len(part)] = np.frombuffer(part, np.uint8)
+            filled += len(part)
+    if len(shape) != magic[3] or filled != math.prod(shape):
+        raise InputError(f"an idx file announces the shape {shape} but holds {filled} bytes")
+    return values.reshape(shape)
 
 
 _RECONSTRUCT = np.empty(0).__reduce__()[0]
@@ -229,4 +236,10 @@ def images(archive: Archive, split: str, root: Path) -> tuple[np.ndarray, np.nda
         return pixels[:, None], labels
     wanted = [file for file in archive.files if ("test" in file) == (split == "test")]
     parts = [parse_cifar(read(archive, file, root)) for file in wanted]
-    return np.concatenate([pixels for pixels, _ in parts]), np.concatenate([labels for _, labels in parts])
+    labels = np.concatenate([labels for _, labels in parts])
+    pixels, filled = np.empty((len(labels), *parts[0][0].shape[1:]), np.uint8), 0
+    while parts:  # what is copied is let go, so that the images are never in memory twice
+        part = parts.pop(0)[0]
+        pixels[filled : filled + len(part)] = part
+        filled += len(part)
+    return pixels, labels

@@ -41,6 +41,15 @@ def is_pair(data: Any) -> bool:
     return isinstance(data, (tuple, list)) and len(data) == 2 and all(isinstance(part, Tensor) for part in data)
 
 
+def shared_size(data: Any, size: int, ranks: int) -> int:
+    """Return a batch size of at most ``size`` with which every rank gets a share of a tensor pair."""
+    if ranks == 1 or not is_pair(data):
+        return size
+    number = len(data[0])
+    even = -(-number // ranks)
+    return max(1, min(size, even if -(-number // max(even, 1)) == ranks else number // ranks))
+
+
 def as_batches(data: Any, size: int, dtype: torch.dtype, device: torch.device) -> Iterator[Batch]:
     """Yield the batches of a tensor pair or of an iterable, on the device, floating-point tensors in ``dtype``."""
 

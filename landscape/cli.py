@@ -391,6 +391,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def _fail(message: str, code: int) -> int:
-    """Print the message as one line and return the code."""
-    print("error:", " ".join(message.split()), file=sys.stderr)
+    """Print the message as one line and return the code; ranks other than the first say which one they are."""
+    rank = os.environ.get("RANK", "0")
+    print("error:" if rank == "0" else f"rank {rank}: error:", " ".join(message.split()), file=sys.stderr)
     return code

@@ -43,6 +43,8 @@ EXAMPLES = ("first", "random", "stratified")
 NORMALIZE = ("none", "unit", "standard")
 UNLIKELY = 1e-6
 DIGITS_TRAIN = 1437
+# Statistics are summed over so many examples at a time.
+PART = 1000
 
 Arrays = tuple[Tensor, Tensor]
 
@@ -260,8 +262,10 @@ def _normalized(x: Tensor, constants: Constants, normalize: str) -> Tensor:
 
 def _measured(x: Any, y: Any, name: str) -> Constants:
     """Return the constants of data that have none of their own, from all entries of their training split."""
-    x = _checked(x, y, name)[0].double()
-    low, high, mean, deviation = float(x.min()), float(x.max()), float(x.mean()), float(x.std(correction=0))
+    x = _checked(x, y, name)[0]
+    low, high = float(x.min()), float(x.max())
+    mean = sum(float(part.double().sum()) for part in x.split(PART)) / x.numel()
+    deviation = (sum(float((part.double() - mean).square().sum()) for part in x.split(PART)) / x.numel()) ** 0.5
     if low == high:
         raise InputError(f"the inputs of {name} are all {low:g}, so they cannot be normalised; use --normalize none")
     return Constants(low, high, ((mean - low) / (high - low),), (deviation / (high - low),))
@@ -298,7 +302,9 @@ def _checked(x: Any, y: Any, name: str) -> Arrays:
 
 def _tensor(values: Any, what: str, name: str) -> Tensor:
     try:
-        tensor = values.detach().cpu() if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
+        tensor = (
+            values.detach().cpu() if isinstance(values, Tensor) else torch.from_numpy(np.require(values, None, "CW"))
+        )
     except (TypeError, ValueError) as error:
         raise InputError(f"the {what} of {name} are not numbers in one rectangular array") from error
     if tensor.is_complex():
@@ -338,7 +344,7 @@ def _read_npz(path: Path, split: str) -> tuple[Any, Any]:
         raise InputError(f"there is no data file {path}")
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
-            return _of_split({key: content[key] for key in content.files}, split, str(path))
+            return _of_split(content, split, str(path))
     except InputError:
         raise
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:

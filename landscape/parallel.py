@@ -5,18 +5,20 @@ them. In a single process everything here is the identity, so that callers do no
 """
 
 import atexit
+import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from landscape.errors import InputError
+from landscape.errors import InputError, MemoryLimitError
 
 Batch = TypeVar("Batch")
+Value = TypeVar("Value")
 
 
 def init_from_environment(device: str | torch.device = "cpu", timeout: timedelta = timedelta(minutes=30)) -> None:
@@ -78,3 +80,29 @@ def broadcast(tensor: Tensor, source: int = 0) -> Tensor:
 def shard(batches: Iterable[Batch]) -> list[Batch]:
     """Return this rank's share: every ``world()``-th batch from ``rank()`` on; with few batches it can be empty."""
     return [batch for position, batch in enumerate(batches) if position % world() == rank()]
+
+
+def gather(value: Value) -> list[Value]:
+    """Return the values of all ranks, in their order; small objects only, as they are pickled."""
+    if world() == 1:
+        return [value]
+    found: list[Any] = [None] * world()
+    dist.all_gather_object(found, value)
+    return found
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Do work of one's own, without sums over ranks, at the same time as the other ranks.
+
+    An error that the user can cause, on any rank, is raised on every one of them, so that none waits for the others in
+    vain and all leave with the same exit code.
+    """
+    error: Exception | None = None
+    try:
+        yield
+    except (InputError, MemoryLimitError) as caught:
+        error = caught
+    for other in gather(error):
+        if other is not None:
+            raise other

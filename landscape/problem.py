@@ -130,7 +130,10 @@ class Problem:
             raise InputError("the model has no parameters")
         dtype, device = settings.dtype or reference.dtype, torch.device(settings.device or reference.device)
         model = model.to(device=device, dtype=dtype).eval()
-        batches = tuple(data_batches.as_batches(data, settings.batch_size, dtype, device))
+        size = settings.batch_size
+        if settings.batchnorm != "batch":  # there the loss depends on the batches
+            size = data_batches.shared_size(data, size, parallel.world())
+        batches = tuple(data_batches.as_batches(data, size, dtype, device))
         parameters, constants, index, kept = _coordinates(model, mask, settings)
         problem = cls(
             model=model,
@@ -300,10 +303,9 @@ class Problem:
         """Return the mean loss, the accuracy and the count."""
         parameters = self.parameters if theta is None else self.parameters_at(theta)
         sums = torch.zeros(4, dtype=torch.float64, device=self.device)
-        for batch in self.batches:
-            with second_order_kernels(self.model):
-                total, count, hits, targets = self._batch_values(parameters, batch)
-            sums += torch.stack([total, count, hits, targets])
+        with parallel.together(), second_order_kernels(self.model):
+            for batch in self.batches:
+                sums += torch.stack(self._batch_values(parameters, batch))
         total, count, hits, targets = parallel.sum_ranks(sums).tolist()
         flat = self.theta if theta is None else theta
         decay = 0.5 * self.weight_decay * float(flat.double().square().sum()) if self.weight_decay else 0.0

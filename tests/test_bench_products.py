@@ -200,7 +200,7 @@ def measure(subject: Subject, peers: dict[str, str]) -> tuple[xr.Dataset, dict[s
     seconds = [[timed(task) / vectors.get(name, 1) for name, task in fastest.items()] for _ in range(ROUNDS)]
     table = xr.Dataset({"seconds": (("round", "method"), np.array(seconds))}, {"method": list(fastest)})
     for unit in ("forward", "gradient", "retained"):
-        ratio = table["seconds"].values / table["seconds"].sel(method=unit).values[:, None]
+        ratio = table["seconds"].values / table["seconds"].sel({"method": unit}).values[:, None]
         low, middle, high = np.quantile(ratio, (0.25, 0.5, 0.75), axis=0)
         table[f"in_{unit}"], table[f"in_{unit}_iqr"] = ("method", middle), ("method", high - low)
     return table, facts
@@ -234,7 +234,7 @@ def test_products(subject: Subject) -> None:
     print(f"\n{subject.name}, {subject.num_examples} examples, {THREADS} threads, {CLOCK.__name__}")
     print(f"{'one vector':26}{'seconds':>9}{'forwards':>10}{'gradients':>11}{'  +- (iqr)':10}{'/ retained':>11}")
     for name in table["method"].values:
-        row = table.sel(method=name)
+        row = table.sel({"method": name})
         print(
             f"{name:26}{float(row['seconds'].median()):9.3f}{float(row['in_forward']):10.2f}"
             f"{float(row['in_gradient']):11.2f}{float(row['in_gradient_iqr']):10.2f}{float(row['in_retained']):11.2f}"

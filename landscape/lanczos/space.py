@@ -262,11 +262,12 @@ class Space:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Take over a state."""
-        for part in state["slabs"]:
-            if part.shape[1] != self.basis.size or part.dtype != self.basis.dtype:
-                raise InputError("the saved state belongs to another operator; start again without it")
-            self.basis.append(part)
+        """Take over a state, and its rows out of it."""
+        slabs = state["slabs"]
+        if any(part.shape[1] != self.basis.size or part.dtype != self.basis.dtype for part in slabs):
+            raise InputError("the saved state belongs to another operator; start again without it")
+        while slabs:  # what is taken over is let go, so that the rows are not in memory twice
+            self.basis.append(slabs.pop(0))
         rows = self.basis.rows
         self.projection[:rows, :rows] = state["projection"].to(self.projection.device)
         self.scale = state["scale"].to(self.projection.device)

@@ -30,12 +30,12 @@ def halves(problem: Problem) -> tuple[Problem, Problem]:
     """
     if problem.batchnorm == "batch":
         raise InputError("--cross-fit cannot split batches whose statistics BatchNorm uses; use --batchnorm running")
+    if problem.num_examples < 2:
+        raise InputError("--cross-fit needs at least two examples")
     parts = []
     for start in (0, 1):
         batches = tuple(_every_other(batch, start) for batch in problem.batches)
         kept = tuple(batch for batch in batches if batch_length(batch))
-        if not kept:
-            raise InputError("--cross-fit needs at least two examples")
         parts.append(replace(problem, batches=kept).recounted())
     return parts[0], parts[1]
 

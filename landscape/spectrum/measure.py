@@ -12,6 +12,7 @@ from torch import Tensor
 
 from landscape import dense, gaps, operators, parallel, stochastic
 from landscape.curvature.options import ProductOptions
+from landscape.errors import InputError
 from landscape.examples import example_curvature
 from landscape.losses import CrossEntropy
 from landscape.operators import LinearOperator
@@ -42,6 +43,8 @@ def measure(problem: Problem, options: SpectrumOptions, effort: Effort) -> xr.Da
     MemoryLimitError
         If the plan does not fit ``effort.memory``.
     """
+    if options.engine == "pyhessian" and parallel.world() > 1:
+        raise InputError("--engine pyhessian knows one process only; run it without torchrun, or use --engine krylov")
     started = time.monotonic()
     sizes = plan(options, problem.num_params)
     operator = build(problem, options, sizes, effort)

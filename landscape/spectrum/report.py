@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
-import torch
 import xarray as xr
 
 from landscape import dense, parallel
@@ -27,7 +28,7 @@ def describe_problem(problem: Problem, data: Data) -> list[str]:
         f"on {problem.num_examples:,} examples, {part} {data.split} split of {data.name}",
         f"loss {problem.loss():.6g}{shown}",
     ]
-    chance = _chance(problem)
+    chance = chance_level(problem)
     if accuracy is not None and chance is not None and accuracy <= chance:
         lines.append(
             f"warning: accuracy {accuracy:.4f} is at chance level ({chance:.4f}); is the preprocessing that of "
@@ -36,14 +37,18 @@ def describe_problem(problem: Problem, data: Data) -> list[str]:
     return lines
 
 
-def _chance(problem: Problem) -> float | None:
+def chance_level(problem: Problem) -> float | None:
     """Return the accuracy of always answering the most frequent class, plus three standard errors."""
     labels = [target_of(batch).flatten() for batch in problem.batches]
-    if not labels or any(target.is_floating_point() for target in labels):
+    known = not any(target.is_floating_point() for target in labels)
+    counts = Counter(label for target in labels for label in target.tolist() if label >= 0) if known else None
+    ranks = parallel.gather(counts)
+    everywhere = sum((part for part in ranks if part is not None), Counter[int]())
+    if None in ranks or not everywhere:
         return None
-    counts = torch.bincount(torch.cat(labels).clamp_min(0)).double()
-    share = float(counts.max() / counts.sum())
-    return share + 3 * (share * (1 - share) / (float(counts.sum()) * parallel.world())) ** 0.5
+    total = everywhere.total()
+    share = max(everywhere.values()) / total
+    return share + 3 * (share * (1 - share) / total) ** 0.5
 
 
 def describe_plan(problem: Problem, sizes: Plan, options: SpectrumOptions) -> str:

@@ -254,7 +254,7 @@ class _Chains:
         return {**copied, "bases": [part for basis in self.bases for _, part in basis.parts()]}
 
     def load(self, state: State) -> None:
-        """Take over a state."""
+        """Take over a state, and its rows out of it."""
         if state["alpha"].shape != self.alpha.shape or any(b.shape[1] != self.operator.size for b in state["bases"]):
             raise InputError("the saved state belongs to another measurement; start again without it")
         for name, part in state.items():
@@ -262,9 +262,10 @@ class _Chains:
             setattr(self, name, part.to(self.operator.device) if grouped else part)
         self.alpha, self.beta, self.length = self.alpha.clone(), self.beta.clone(), self.length.clone()
         self.bases = []
-        for rows in state["bases"]:
+        bases = state["bases"]
+        while bases:  # what is taken over is let go, so that the rows are not in memory twice
             basis = Basis(self.operator.size, self.depth, self.operator.dtype, self.operator.device, slab=self.depth)
-            basis.append(rows)
+            basis.append(bases.pop(0))
             self.bases.append(basis)
 
 
