@@ -303,7 +303,9 @@ def _checked(x: Any, y: Any, name: str) -> Arrays:
 def _tensor(values: Any, what: str, name: str) -> Tensor:
     try:
         tensor = (
-            values.detach().cpu() if isinstance(values, Tensor) else torch.from_numpy(np.require(values, None, "CW"))
+            values.detach().cpu()
+            if isinstance(values, Tensor)
+            else torch.from_numpy(np.require(values, None, ["C", "W"]))
         )
     except (TypeError, ValueError) as error:
         raise InputError(f"the {what} of {name} are not numbers in one rectangular array") from error

@@ -70,15 +70,18 @@ class Journal:
             with atomic_path(self.folder / f"{stage}.pt") as temporary:
                 torch.save({"fingerprint": self.fingerprint, "state": state}, temporary)
 
-    def saver(self, stage: str) -> Callable[[Callable[[], State]], None] | None:
-        """Return a function that is called often with a maker of the state, and writes it as often as it pays."""
+    def saver(self, stage: str) -> Callable[[Callable[[], State], bool], None] | None:
+        """Return a function that is called often with a maker of the state and with whether it is the last one.
+
+        It writes the state as often as it pays, and the last one always.
+        """
         if not self.writes:
             return None
         last, cost = time.monotonic(), 0.0
 
-        def maybe_save(make_state: Callable[[], State]) -> None:
+        def maybe_save(make_state: Callable[[], State], final: bool = False) -> None:
             nonlocal last, cost
-            if time.monotonic() - last < max(SHORTEST_PAUSE, cost / WRITING_SHARE):
+            if not final and time.monotonic() - last < max(SHORTEST_PAUSE, cost / WRITING_SHARE):
                 return
             start = time.monotonic()
             self.save(stage, make_state())

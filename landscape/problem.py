@@ -51,7 +51,7 @@ class ProblemSettings:
     batchnorm: str = "running"
     dtype: torch.dtype | None = None
     device: torch.device | str | None = None
-    batch_size: int = 1000
+    batch_size: int = 250
 
 
 @dataclass(frozen=True, eq=False)
@@ -286,17 +286,19 @@ class Problem:
     def gradient(self, theta: Tensor | None = None) -> Tensor:
         """Return the gradient of the mean loss, ``(n,)``, summed over batches in float64. Cost: one gradient."""
         point = self if theta is None else self.at(theta)
-        total = torch.zeros(point.num_params, dtype=torch.float64, device=self.device)
-        names = list(point.parameters)
-        with second_order_kernels(self.model):
+        mean = parallel.sum_ranks(point.gradient_sum()) / self.count
+        return (mean + self.weight_decay * point.theta).to(self.dtype)
+
+    def gradient_sum(self) -> Tensor:
+        """Return the gradient of the sum of the losses of this rank's batches, ``(n,)`` float64."""
+        total = torch.zeros(self.num_params, dtype=torch.float64, device=self.device)
+        with second_order_kernels(self.model), torch.enable_grad():
             for batch in self.batches:
-                leaves = {name: p.detach().requires_grad_() for name, p in point.parameters.items()}
-                value = point.batch_loss(leaves, batch)[0]
-                grads = torch.autograd.grad(value, [leaves[n] for n in names], allow_unused=True)
-                full = {n: torch.zeros_like(leaves[n]) if g is None else g for n, g in zip(names, grads, strict=True)}
-                total += point.flatten(full)
-        mean = parallel.sum_ranks(total) / self.count + self.weight_decay * point.theta
-        return mean.to(self.dtype)
+                leaves = {name: p.detach().requires_grad_() for name, p in self.parameters.items()}
+                value = self.batch_loss(leaves, batch)[0]
+                grads = torch.autograd.grad(value, list(leaves.values()), allow_unused=True, materialize_grads=True)
+                total += self.flatten(dict(zip(leaves, grads, strict=True)))
+        return total
 
     @torch.no_grad()
     def _evaluate(self, theta: Tensor | None = None) -> tuple[float, float | None, float]:
@@ -394,6 +396,5 @@ def _coordinates(
     constants = {n: p for n, p in tensors.items() if n not in parameters}
     constants |= {name: b.detach().clone() for name, b in model.named_buffers()}
     index = masks.active_index({n: m for n, m in active.items() if n in parameters}, {n: shapes[n] for n in parameters})
-    kept_fraction = masks.kept(keep, shapes)
-    device = next(iter(parameters.values())).device
-    return parameters, constants, None if index is None else index.to(device), kept_fraction
+    index = None if index is None else index.to(next(iter(parameters.values())).device)
+    return parameters, constants, index, masks.kept(keep, shapes)

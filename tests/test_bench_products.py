@@ -222,7 +222,7 @@ def test_products(subject: Subject) -> None:
         "num_examples": subject.num_examples,
         "threads": THREADS,
         "clock": CLOCK.__name__,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "processor": platform.processor() or platform.machine(),
         **{f"version, {name}": version for name, version in peers.items()},
         **facts,

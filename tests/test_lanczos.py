@@ -136,7 +136,7 @@ def test_restarts_give_the_same_pairs_in_bounded_memory(block: int) -> None:
     options = EigenOptions(10, 3, 1e-6, block=block, max_basis=45)
     rows: list[int] = []
 
-    def watch(make_state: Callable[[], dict[str, Any]]) -> None:
+    def watch(make_state: Callable[[], dict[str, Any]], _: bool) -> None:
         rows.append(sum(len(slab) for slab in make_state()["space"]["slabs"]))
 
     pairs = eigenpairs(operator, options, save_state=watch)
@@ -167,7 +167,7 @@ def test_products_are_those_of_unrestarted_lanczos() -> None:
 def test_a_resumed_search_has_the_same_bits_and_does_only_the_rest(name: str, max_basis: int | None) -> None:
     operator, _ = known(name, torch.float32)
     options, states = EigenOptions(max_basis=max_basis), []
-    whole = eigenpairs(operator, options, save_state=lambda make: states.append(copy.deepcopy(make())))
+    whole = eigenpairs(operator, options, save_state=lambda make, _: states.append(copy.deepcopy(make())))
     done = [s["space"]["products"] + len(s["fresh"]) for s in states]
     assert len(states) > 5
     for state, count in zip(states, done, strict=True):
@@ -184,7 +184,7 @@ def test_a_resumed_search_has_the_same_bits_and_does_only_the_rest(name: str, ma
 def test_a_state_survives_being_written(tmp_path: Any) -> None:
     operator, _ = known("network", torch.float32)
     states: list[dict[str, Any]] = []
-    whole = eigenpairs(operator, save_state=lambda make: states.append(copy.deepcopy(make())))
+    whole = eigenpairs(operator, save_state=lambda make, _: states.append(copy.deepcopy(make())))
     torch.save(states[3], tmp_path / "state.pt")
     loaded = torch.load(tmp_path / "state.pt", weights_only=True, map_location="cpu")
     assert torch.equal(eigenpairs(operator, state=loaded).eigenvector, whole.eigenvector)

@@ -252,7 +252,7 @@ def test_a_resumed_quadrature_has_the_same_bits(memory: int | None, deflated: bo
     operator, _ = known("network", torch.float32)
     pairs = eigenpairs(operator, EigenOptions(5, 0)) if deflated else None
     options, states = ProbeOptions(num_probes=5, depth=12, memory=memory), []
-    whole = quadrature(operator, options, pairs, save_state=lambda make: states.append(copy.deepcopy(make())))
+    whole = quadrature(operator, options, pairs, save_state=lambda make, _: states.append(copy.deepcopy(make())))
     assert whole.num_products == 60
     assert len(states) == (12 if memory is None else 24)
     for state in states:

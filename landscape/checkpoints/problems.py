@@ -19,7 +19,7 @@ from landscape.problem import Problem, ProblemSettings
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 DEVICES = ("auto", "cpu", "cuda")
-BATCH_SIZE = 1000
+BATCH_SIZE = 250
 
 
 def _flag(default: Any, text: str, **metadata: Any) -> Any:

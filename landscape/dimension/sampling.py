@@ -135,8 +135,7 @@ def each(
         results.append(work(position))
         progress(1)
         if save is not None:
-            save(lambda: {"results": list(results)})
-    journal.save(stage, {"results": results})
+            save(lambda: {"results": list(results)}, len(results) == count)
     return results
 
 

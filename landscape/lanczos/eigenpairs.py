@@ -108,7 +108,7 @@ def eigenpairs(
     operator: LinearOperator,
     options: EigenOptions = EigenOptions(),
     state: State | None = None,
-    save_state: Callable[[Callable[[], State]], None] | None = None,
+    save_state: Callable[[Callable[[], State], bool], None] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Eigenpairs:
     r"""Return the largest and the smallest eigenpairs by thick-restart Lanczos.
@@ -121,8 +121,8 @@ def eigenpairs(
         A state that ``save_state`` got from an earlier run with the same operator and options; the result then has the
         same bits as an uninterrupted run.
     save_state
-        Called often with a function that makes the present state, a dict of tensors and plain values; it decides
-        whether to call and write it.
+        Called often with a function that makes the present state, a dict of tensors and plain values, and with whether
+        it is the last one; it decides whether to call and write it.
     progress
         Called with the number of products done since its last call.
 
@@ -162,7 +162,7 @@ def eigenpairs(
     while not search.finished:
         search.work()
         if save_state is not None:
-            save_state(search.state)
+            save_state(search.state, search.finished)
         if progress is not None:
             progress(search.num_products - reported)
             reported = search.num_products
@@ -328,18 +328,29 @@ class _Search:
         self.growing, self.scale, self.fresh = state["growing"], state["scale"], state["fresh"]
 
 
+def least_vectors(options: EigenOptions, n: int) -> int:
+    """Return the number of vectors of length n that a search needs at least: its basis, and the work on it."""
+    room = options.verification + max(4 * options.block, RANDOM_BLOCK) + 2
+    return min(n, options.num_pairs + room) + WORK * options.block
+
+
+def most_vectors(options: EigenOptions, n: int) -> int:
+    """Return the number of vectors of length n that a search uses at most."""
+    rows = 4 * options.num_pairs + 200 if options.max_basis is None else options.max_basis
+    return min(n, rows) + WORK * options.block
+
+
 def _capacity(options: EigenOptions, n: int, itemsize: int) -> int:
     """Return the rows that the Krylov space may have."""
-    k = options.num_pairs
-    most = min(n, 4 * k + 200 if options.max_basis is None else options.max_basis)
     work = WORK * options.block
+    least, most = least_vectors(options, n) - work, most_vectors(options, n) - work
     if options.memory is not None:
         most = min(most, options.memory // (n * itemsize) - work)
-    least = min(n, k + options.verification + max(4 * options.block, RANDOM_BLOCK) + 2)
     if most < least:
         gib = n * itemsize / 2**30
         raise MemoryLimitError(
-            f"{k} eigenpairs need a basis of at least {least} vectors ({gib * (least + work):.3g} GiB), "
+            f"{options.num_pairs} eigenpairs need a basis of at least {least} vectors "
+            f"({gib * (least + work):.3g} GiB), "
             f"but {most} ({gib * (most + work):.3g} GiB) are allowed; allow more memory or ask for fewer pairs"
         )
     return most

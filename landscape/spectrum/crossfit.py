@@ -16,6 +16,7 @@ from torch import Tensor
 from landscape import lanczos
 from landscape.batches import batch_length
 from landscape.errors import InputError
+from landscape.journal import Journal
 from landscape.operators import LinearOperator
 from landscape.problem import Problem
 
@@ -47,20 +48,27 @@ def _every_other(batch: object, start: int) -> object:
     return tuple(value[start::2] if isinstance(value, Tensor) else value for value in batch)
 
 
-def cross_fitted(operators: tuple[LinearOperator, LinearOperator], options: lanczos.EigenOptions) -> np.ndarray:
-    """Return the cross-fitted Rayleigh quotients, ``(k,)`` in the order of ``lanczos.eigenpairs``.
+def cross_fitted(
+    operators: tuple[LinearOperator, LinearOperator], options: lanczos.EigenOptions, journal: Journal
+) -> tuple[np.ndarray, int]:
+    """Return the cross-fitted Rayleigh quotients, ``(k,)`` in the order of ``lanczos.eigenpairs``, and their cost.
 
     Parameters
     ----------
     operators
         The curvatures of the two halves of the data.
+    journal
+        Keeps the states of both searches.
 
     Notes
     -----
-    Cost: two searches for eigenpairs on half the data, together about one on all of it.
+    Cost: two searches for eigenpairs on half the data, together about one on all of it; in products on all of it.
     """
-    total = torch.zeros(options.num_pairs, dtype=torch.float64)
-    for chosen, other in (operators, operators[::-1]):
-        vectors = lanczos.eigenpairs(chosen, options).eigenvector
+    total, spent = torch.zeros(options.num_pairs, dtype=torch.float64), 0
+    for number, (chosen, other) in enumerate((operators, operators[::-1])):
+        stage = f"half_{number}"
+        pairs = lanczos.eigenpairs(chosen, options, journal.load(stage), journal.saver(stage))
+        vectors = pairs.eigenvector
         total += ((vectors * (other @ vectors)).double().sum(0) / vectors.double().square().sum(0)).cpu()
-    return (total / 2).numpy()
+        spent += pairs.num_products + options.num_pairs
+    return (total / 2).numpy(), -(-spent // 2)

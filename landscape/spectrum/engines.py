@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from landscape import dense, lanczos, stochastic
 from landscape.cli import progress
+from landscape.footprint import storage_bytes
 from landscape.journal import Journal
 from landscape.operators import LinearOperator
 from landscape.problem import Problem
@@ -31,7 +32,7 @@ class Effort:
     seed
         Names every random choice.
     memory
-        Bytes for Krylov bases, residuals and blocks.
+        Bytes that the process may take beside what it has after its imports; ``memory.divide`` says for what.
     """
 
     seed: int = 0
@@ -70,11 +71,11 @@ class Measured:
     num_products: int = 0
 
 
-def krylov(operator: LinearOperator, sizes: Plan, options: SpectrumOptions, effort: Effort) -> Measured:
-    """Measure both ends by thick-restart Lanczos and the density by stochastic Lanczos quadrature."""
+def krylov(operator: LinearOperator, sizes: Plan, options: SpectrumOptions, effort: Effort, memory: int) -> Measured:
+    """Measure both ends by thick-restart Lanczos and the density by stochastic Lanczos quadrature, within memory."""
     pairs = None
     if sizes.num_pairs:
-        chosen = eigen_options(operator, sizes, options.tolerance, effort)
+        chosen = eigen_options(operator, sizes, options.tolerance, effort.seed, memory)
         with _bar(sizes.most_products(operator.size), "eigenpairs", effort) as bar:
             pairs = lanczos.eigenpairs(
                 operator,
@@ -84,12 +85,13 @@ def krylov(operator: LinearOperator, sizes: Plan, options: SpectrumOptions, effo
                 progress=_teller(bar),
             )
     quadrature = None
+    held = 0 if pairs is None else storage_bytes(pairs.eigenvector)
     if sizes.num_probes:
         with _bar(sizes.num_probes * sizes.depth, "density", effort) as bar:
             quadrature = stochastic.quadrature(
                 operator,
                 stochastic.ProbeOptions(
-                    num_probes=sizes.num_probes, depth=sizes.depth, seed=effort.seed, memory=effort.memory // 2
+                    num_probes=sizes.num_probes, depth=sizes.depth, seed=effort.seed, memory=memory - held
                 ),
                 deflate=pairs if options.deflate else None,
                 state=effort.journal.load("density"),
@@ -126,23 +128,24 @@ def _teller(bar: tqdm[Any]) -> Callable[[int], None]:
     return tell
 
 
-def eigen_options(operator: LinearOperator, sizes: Plan, tolerance: float, effort: Effort) -> lanczos.EigenOptions:
-    """Return the options of the search for eigenpairs, its basis bounded by half the memory."""
-    fits = effort.memory // 2 // (operator.size * operator.dtype.itemsize)
+def eigen_options(
+    operator: LinearOperator, sizes: Plan, tolerance: float, seed: int, memory: int
+) -> lanczos.EigenOptions:
+    """Return the options of the search for eigenpairs, its basis within the memory."""
     return lanczos.EigenOptions(
         largest=sizes.largest,
         smallest=sizes.smallest,
         tolerance=tolerance,
-        seed=effort.seed,
-        max_basis=min(4 * sizes.num_pairs + 200, fits),
+        seed=seed,
+        memory=memory,
         max_products=sizes.most_products(operator.size),
     )
 
 
-def exact(operator: LinearOperator, options: SpectrumOptions, effort: Effort) -> Measured:
+def exact(operator: LinearOperator, options: SpectrumOptions, effort: Effort, memory: int) -> Measured:
     """Measure all n eigenpairs from the full matrix; residuals from fresh products all the same."""
     with _bar(2 * operator.size, "dense", effort) as bar:
-        values, vectors = dense.spectrum(operator, memory=effort.memory, progress=_teller(bar))
+        values, vectors = dense.spectrum(operator, memory=memory, progress=_teller(bar))
         residual = fresh_residuals(operator, values, vectors, _teller(bar))
     return _complete(values, vectors, residual, options.tolerance, operator.num_products)
 

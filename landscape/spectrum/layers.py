@@ -8,6 +8,7 @@ import xarray as xr
 from landscape import lanczos, stochastic
 from landscape.operators import LinearOperator, restrict
 from landscape.problem import Problem
+from landscape.spectrum.engines import Effort
 
 # Depth 2 makes the quadrature exact for degrees up to 3, so v'Av and v'A^2v come out without quadrature error.
 MOMENT_DEPTH = 2
@@ -24,7 +25,9 @@ def layer_slices(problem: Problem) -> dict[str, torch.Tensor]:
     return {layer: torch.cat(parts) for layer, parts in groups.items()}
 
 
-def layer_table(problem: Problem, operator: LinearOperator, num_probes: int, tolerance: float, seed: int) -> xr.Dataset:
+def layer_table(
+    problem: Problem, operator: LinearOperator, num_probes: int, tolerance: float, effort: Effort
+) -> xr.Dataset:
     """Measure each layer's diagonal block of a curvature.
 
     Returns
@@ -36,10 +39,11 @@ def layer_table(problem: Problem, operator: LinearOperator, num_probes: int, tol
     Cost: for each layer ``2 num_probes`` products for trace and Frobenius norm, and about 20 to 60 for its largest
     eigenvalue.
     """
-    rows: dict[str, list[float]] = {}
-    slices = layer_slices(problem)
+    rows: dict[str, list[float]] = effort.journal.load("layers") or {}
+    slices, seed = layer_slices(problem), effort.seed
     sizes = {name: tensor.numel() for name, tensor in problem.parameters.items()}
-    for layer, index in slices.items():
+    done = len(next(iter(rows.values()), []))
+    for layer, index in list(slices.items())[done:]:
         block = restrict(operator, index)
         before = operator.num_products
         pairs = lanczos.eigenpairs(block, lanczos.EigenOptions(largest=1, smallest=0, tolerance=tolerance, seed=seed))
@@ -61,4 +65,5 @@ def layer_table(problem: Problem, operator: LinearOperator, num_probes: int, tol
         }
         for name, value in row.items():
             rows.setdefault(name, []).append(value)
+        effort.journal.save("layers", rows)
     return xr.Dataset({name: ("layer", values) for name, values in rows.items()}, coords={"layer": list(slices)})

@@ -14,10 +14,11 @@ from landscape import dense, gaps, operators, parallel, stochastic
 from landscape.curvature.options import ProductOptions
 from landscape.errors import InputError
 from landscape.examples import example_curvature
+from landscape.footprint import storage_bytes
 from landscape.losses import CrossEntropy
 from landscape.operators import LinearOperator
 from landscape.problem import Problem
-from landscape.spectrum import crossfit, engines
+from landscape.spectrum import crossfit, engines, memory
 from landscape.spectrum.engines import Effort, Measured
 from landscape.spectrum.layers import layer_table
 from landscape.spectrum.options import Plan, SpectrumOptions, plan
@@ -47,21 +48,25 @@ def measure(problem: Problem, options: SpectrumOptions, effort: Effort) -> xr.Da
         raise InputError("--engine pyhessian knows one process only; run it without torchrun, or use --engine krylov")
     started = time.monotonic()
     sizes = plan(options, problem.num_params)
-    operator = build(problem, options, sizes, effort)
-    found = _find(problem, operator, sizes, options, effort)
+    shares = memory.divide(problem, options, sizes, effort.memory)
+    # While halves of the data have operators of their own, all three share the memory of products.
+    whole, half = (shares.products // 2, shares.products // 4) if options.cross_fit else (shares.products, 0)
+    operator = build(problem, options, sizes, whole)
+    found = _find(problem, operator, sizes, options, effort, shares.vectors)
+    room = shares.vectors - storage_bytes(found.eigenvector)
     result = xr.Dataset(coords={"eigen": found.label.numpy()})
     if found.label.numel():
-        result = result.merge(_pairs(problem, options, found))
-    result = result.assign(_moments(problem, options, found)).assign(_facts(problem))
+        result = result.merge(_pairs(problem, options, found, room))
+    result = result.assign(_moments(problem, options, found)).assign(_facts(problem, room))
     result = result.assign(gaps.outlier_table(result)) if found.label.numel() else result
     spent = found.num_products
     if options.cross_fit:
-        result["eigenvalue_cross_fitted"], extra = _cross_fitted(problem, options, sizes, effort)
+        result["eigenvalue_cross_fitted"], extra = _cross_fitted(problem, options, sizes, effort, (half, room))
         spent += extra
     if options.num_vectors:
         result["eigenvector"] = (("eigen", "parameter"), _shown(found, options.num_vectors))
     if options.per_layer:
-        layers = layer_table(problem, operator, sizes.num_probes, options.tolerance, effort.seed)
+        layers = layer_table(problem, operator, sizes.num_probes, options.tolerance, effort)
         result, spent = result.merge(layers), spent + int(layers["layer_num_products"].sum())
     result["num_products"] = spent
     result.attrs = {
@@ -74,14 +79,14 @@ def measure(problem: Problem, options: SpectrumOptions, effort: Effort) -> xr.Da
 
 
 def _find(
-    problem: Problem, operator: LinearOperator, sizes: Plan, options: SpectrumOptions, effort: Effort
+    problem: Problem, operator: LinearOperator, sizes: Plan, options: SpectrumOptions, effort: Effort, room: int
 ) -> Measured:
-    """Run the engine."""
+    """Run the engine, its vectors within so many bytes."""
     if options.engine == "dense":
-        return engines.exact(operator, options, effort)
+        return engines.exact(operator, options, effort, room)
     if options.engine == "pyhessian":
         return engines.peer(problem, operator, sizes, options, effort)
-    return engines.krylov(operator, sizes, options, effort)
+    return engines.krylov(operator, sizes, options, effort, room)
 
 
 def _shown(found: Measured, number: int) -> np.ndarray:
@@ -93,25 +98,28 @@ def _shown(found: Measured, number: int) -> np.ndarray:
 
 
 def _cross_fitted(
-    problem: Problem, options: SpectrumOptions, sizes: Plan, effort: Effort
+    problem: Problem, options: SpectrumOptions, sizes: Plan, effort: Effort, room: tuple[int, int]
 ) -> tuple[tuple[str, np.ndarray], int]:
-    """Return the cross-fitted quotients over ``eigen``, and the products they took (on half the data each)."""
-    first, second = (build(half, options, sizes, effort) for half in crossfit.halves(problem))
-    chosen = engines.eigen_options(first, sizes, options.tolerance, effort)
-    quotients = crossfit.cross_fitted((first, second), chosen)
+    """Return the cross-fitted quotients over ``eigen``, and the products they took (on half the data each).
+
+    ``room`` are the bytes of the products of a half, and of vectors.
+    """
+    first, second = (build(half, options, sizes, room[0]) for half in crossfit.halves(problem))
+    chosen = engines.eigen_options(first, sizes, options.tolerance, effort.seed, room[1])
+    quotients, spent = crossfit.cross_fitted((first, second), chosen, effort.journal)
     ordered = np.concatenate([quotients[: sizes.largest], quotients[sizes.largest :][::-1]])
-    return ("eigen", ordered), (first.num_products + second.num_products) // 2
+    return ("eigen", ordered), spent
 
 
-def build(problem: Problem, options: SpectrumOptions, sizes: Plan, effort: Effort) -> LinearOperator:
-    """Return the operator of the curvature that is asked for; its products may take two fifths of the memory."""
+def build(problem: Problem, options: SpectrumOptions, sizes: Plan, room: int) -> LinearOperator:
+    """Return the operator of the curvature that is asked for, its products within so many bytes."""
     construct = {"hessian": operators.hessian, "ggn": operators.ggn, "jtj": operators.jtj}[options.curvature]
     planned = sizes.products(problem.num_params, options.engine)
     block = dense.BLOCK if options.engine == "dense" else max(sizes.num_probes, 1)
-    return construct(problem, ProductOptions(memory=effort.memory * 2 // 5, planned_products=planned, block=block))
+    return construct(problem, ProductOptions(memory=room, planned_products=planned, block=block))
 
 
-def _pairs(problem: Problem, options: SpectrumOptions, found: Measured) -> xr.Dataset:
+def _pairs(problem: Problem, options: SpectrumOptions, found: Measured, room: int) -> xr.Dataset:
     """Return eigenvalues, residuals, gaps, and their error over the data."""
     columns: dict[str, Any] = {
         "eigenvalue": found.eigenvalue.double().numpy(),
@@ -122,18 +130,20 @@ def _pairs(problem: Problem, options: SpectrumOptions, found: Measured) -> xr.Da
     result = gaps.add_gaps(result)
     if problem.num_examples < 2 or problem.batchnorm == "batch":
         return result  # one example, or examples without a loss of their own: there is no error over the data
-    error = data_error(*_example_terms(problem, options, found.eigenvector))
+    error = data_error(*_example_terms(problem, options, found.eigenvector, room))
     gap_se = np.where(np.isfinite(result["gap"].values), error.gap_se.cpu().numpy(), np.nan)
     result = result.assign(eigenvalue_se=("eigen", error.eigenvalue_se.cpu().numpy()), gap_se=("eigen", gap_se))
     safe = gaps.are_safe(result.assign(num_params=problem.num_params))
     return result.assign(eigenvalue_se_valid=("eigen", safe))
 
 
-def _example_terms(problem: Problem, options: SpectrumOptions, vectors: Tensor) -> tuple[Tensor, Tensor]:
+def _example_terms(problem: Problem, options: SpectrumOptions, vectors: Tensor, room: int) -> tuple[Tensor, Tensor]:
     """Return per-example curvatures along the eigenvectors, a few vectors at a time."""
+    kind, block = options.curvature, vectors[:, :VECTOR_BLOCK]
+    problem = memory.fitting(problem, lambda part: example_curvature(part, block, kind), room)
     parts, counts = [], None
     for start in range(0, vectors.shape[1], VECTOR_BLOCK):
-        terms, counts = example_curvature(problem, vectors[:, start : start + VECTOR_BLOCK], options.curvature)
+        terms, counts = example_curvature(problem, vectors[:, start : start + VECTOR_BLOCK], kind)
         parts.append(terms)
     assert counts is not None
     return torch.cat(parts, 1), counts
@@ -203,7 +213,8 @@ def rank_bound(problem: Problem) -> int:
     return min(int(ranks), problem.num_params)
 
 
-def _facts(problem: Problem) -> dict[str, Any]:
+def _facts(problem: Problem, room: int) -> dict[str, Any]:
+    problem = memory.fitting(problem, Problem.gradient_sum, room)
     facts: dict[str, Any] = {
         "loss": problem.loss(),
         "gradient_norm": float(problem.gradient().double().norm()),

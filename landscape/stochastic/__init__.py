@@ -21,9 +21,10 @@ from landscape.stochastic.estimates import (
     trace_of,
     zero_fraction,
 )
-from landscape.stochastic.probes import ProbeOptions, Quadrature, exact_quadrature, quadrature
+from landscape.stochastic.probes import WORK_VECTORS, ProbeOptions, Quadrature, exact_quadrature, quadrature
 
 __all__ = [
+    "WORK_VECTORS",
     "Estimate",
     "ProbeOptions",
     "Quadrature",

@@ -21,7 +21,7 @@ from landscape.operators import LinearOperator
 State = dict[str, Any]
 
 # Vectors of work space for each probe: the vector, its product, the remainder, and temporaries.
-WORK = 6
+WORK_VECTORS = 6
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def quadrature(
     options: ProbeOptions = ProbeOptions(),
     deflate: Eigenpairs | None = None,
     state: State | None = None,
-    save_state: Callable[[Callable[[], State]], None] | None = None,
+    save_state: Callable[[Callable[[], State], bool], None] | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> Quadrature:
     """Run all probes in lock-step, one block product a step, each with its own two-pass Gram-Schmidt.
@@ -137,7 +137,7 @@ def quadrature(
         done = chains.num_products
         chains.work()
         if save_state is not None:
-            save_state(chains.state)
+            save_state(chains.state, chains.finished)
         if progress is not None:
             progress(chains.num_products - done)
     value, weight = _nodes(chains.alpha, chains.beta, chains.length)
@@ -160,12 +160,12 @@ class _Chains:
             self.deflated.slabs, self.deflated.rows = [deflated.contiguous()], len(deflated)
         self.depth = min(options.depth, n - (0 if deflated is None else len(deflated)))
         vectors = math.inf if options.memory is None else options.memory // (n * operator.dtype.itemsize)
-        self.width = int(min(options.num_probes, vectors // (self.depth + WORK)))
+        self.width = int(min(options.num_probes, vectors // (self.depth + WORK_VECTORS)))
         if self.width < 1 and self.depth:
             gib = n * operator.dtype.itemsize / 2**30
             raise MemoryLimitError(
-                f"a probe of depth {self.depth} needs {gib * (self.depth + WORK):.3g} GiB, but {gib * vectors:.3g} GiB "
-                "are allowed; allow more memory or lower the depth"
+                f"a probe of depth {self.depth} needs {gib * (self.depth + WORK_VECTORS):.3g} GiB, "
+                f"but {gib * vectors:.3g} GiB are allowed; allow more memory or lower the depth"
             )
         shape = (options.num_probes, self.depth)
         self.alpha = torch.zeros(shape, dtype=torch.float64)
