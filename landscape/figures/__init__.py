@@ -15,6 +15,7 @@ from landscape.figures.manifolds import (
     plot_gap_ratio,
 )
 from landscape.figures.page import STYLE, check_format, save, style
+from landscape.figures.paper import MissingResultsError, Studies
 from landscape.figures.paper_spectra import spectra_figure
 from landscape.figures.pretraining import (
     gfs_figure,
@@ -25,7 +26,6 @@ from landscape.figures.pretraining import (
     plot_slack,
 )
 from landscape.figures.spectra import plot_density, plot_eigenvalues, plot_gaps, spectrum_figure
-from landscape.figures.studies import MissingResultsError, Studies
 from landscape.figures.volumes import calibration_figure, volume_figure, volume_levels_figure
 
 # Figures of a whole study with their captions, by the names of their files.

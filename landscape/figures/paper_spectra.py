@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 
 from landscape.figures.levels import plot_level
 from landscape.figures.page import style
+from landscape.figures.paper import MARKERS, Studies, count_text, level_axis, need, pick
 from landscape.figures.spectra import UNIT
-from landscape.figures.studies import MARKERS, Studies, count_text, level_axis, need, pick
 
 POINTS = {"restricted": "C2", "projected": "C1", "minimum": "C0"}
 HOW_SPECTRUM = "--quantities spectrum --points minimum,projected,restricted"
