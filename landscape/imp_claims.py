@@ -43,15 +43,12 @@ import xarray as xr
 
 from landscape import decisions
 from landscape.decisions import HOLDS, NOT_RESOLVED, Finding, Verdict, decide, decide_every, unresolved
+from landscape.imp_evidence import CONTROLS, Values, difference, earlier_pair, logarithm, pick, spectral_pair
 
 BARRIER_DELTA = 0.005
 MATCHING_DELTA = 0.005
 RANKING_LEVEL = 10
-CONTROLS = ("raw", "loss_matched", "checkpoint_matched", "normalised")
 SALEEM, PAUL = "Saleem et al. 2024", "Paul et al. 2023"
-
-# (level, replicate) arrays of a statistic, or None where it was not measured.
-Values = xr.DataArray | None
 
 
 @dataclass(frozen=True)
@@ -78,82 +75,6 @@ class Evidence:
     earlier: Values = None
     pool: Values = None
     labels: dict[str, str] = field(default_factory=dict)
-
-
-# ---- access --------------------------------------------------------------------------------------------------------
-
-
-def pick(study: xr.Dataset, name: str, **labels: str) -> Values:
-    """Return a variable at labels, over what is left of its dims, or None where it was not measured."""
-    if name not in study:
-        return None
-    values = study[name]
-    for label, value in labels.items():
-        if label not in values.dims or value not in values[label].values:
-            return None
-        values = values.sel({label: value})
-    values = values.astype(float).dropna("level", how="all").dropna("replicate", how="all")
-    return values if values.size else None
-
-
-def difference(first: Values, second: Values) -> Values:
-    """Return first minus second at the levels and replicates of both."""
-    if first is None or second is None:
-        return None
-    first, second = xr.align(first, second, join="inner", exclude=("eigen",))
-    return (first - second) if first.size else None
-
-
-def log_ratio(upper: Values, lower: Values) -> Values:
-    """Return the mean over the leading positive eigenvalues of log(upper / lower), ``(level, replicate)``."""
-    if upper is None or lower is None:
-        return None
-    upper, lower = xr.align(upper, lower, join="inner")
-    both = (upper > 0) & (lower > 0) & (upper["eigen"] > 0)
-    ratio = _log(upper.where(both) / lower.where(both)).mean("eigen").dropna("level", how="all")
-    return ratio if ratio.size else None
-
-
-def _log(values: xr.DataArray) -> xr.DataArray:
-    logarithm: xr.DataArray = np.log(values)  # type: ignore[assignment]
-    return logarithm
-
-
-def eigenvalues(study: xr.Dataset, method: str, point: str, control: str) -> Values:
-    """Return the eigenvalues of a point of a pair under a control, ``(eigen, level, replicate)``.
-
-    Under loss and checkpoint matching one of the two points was replaced, and the other stays raw; ``normalised`` is
-    J'J over the spread of the outputs.
-    """
-    if control == "normalised":
-        values = pick(study, "eigenvalue", method=method, point=point, control="raw", curvature="jtj")
-        spread = pick(study, "output_spread", method=method, point=point, control="raw", curvature="jtj")
-        return None if values is None or spread is None else values / spread
-    return pick(study, "eigenvalue", method=method, point=point, control=control, curvature="hessian")
-
-
-def spectral_pair(study: xr.Dataset, method: str, control: str) -> Values:
-    """Return log(other / imp) of a pair: (projected, imp) for the method imp, else (method, imp)."""
-    other = ("imp", "projected") if method == "imp" else (method, "minimum")
-    own = ("imp", "minimum")
-    if control == "earlier_epoch" and method == "imp":
-        return log_ratio(
-            eigenvalues(study, *other, "raw"), eigenvalues(study, *own, control)
-        )  # projected has no epochs
-    if control not in ("loss_matched", "checkpoint_matched"):
-        return log_ratio(eigenvalues(study, *other, control), eigenvalues(study, *own, control))
-    replaced = eigenvalues(study, method, "minimum", control)
-    which = f"matched_{'point' if method == 'imp' else 'method'}"
-    if replaced is None or which not in study:
-        return None
-    names = study[which].sel({"method": method, "point": "minimum", "control": control, "curvature": "hessian"})
-    target = other[1] if method == "imp" else other[0]
-    upper, lower = eigenvalues(study, *other, "raw"), eigenvalues(study, *own, "raw")
-    if upper is None or lower is None:
-        return None
-    replaced, upper, lower, names = xr.align(replaced, upper, lower, names, join="inner")
-    is_other = names == target
-    return log_ratio(xr.where(is_other, replaced, upper), xr.where(is_other, lower, replaced))
 
 
 # ---- verdicts ------------------------------------------------------------------------------------------------------
@@ -206,7 +127,7 @@ def _spectra(study: xr.Dataset) -> list[Finding]:
             ("imp_flatter_than_fine_tune", "rewinding and retraining end flatter than fine-tuning", "fine_tune"),
             ("minimum_flatter_than_projected", "top eigenvalues at the minimum below those at projected", "imp"),
         ):
-            earlier = spectral_pair(study, method, "earlier_epoch") if control == "raw" else None
+            earlier = earlier_pair(study, method) if control == "raw" else None
             effects = spectral_pair(study, method, control)
             evidence = Evidence(effects, floor, relative_error, earlier, labels={"control": control})
             found += order_claim(claim, statement, SALEEM, evidence)
@@ -336,7 +257,7 @@ def _small_weights(study: xr.Dataset) -> list[Finding]:
         upper, lower = of(name, kind), of(name, "smallest")
         if upper is None or lower is None:
             return None
-        return _log(upper.where(upper > 0) / lower.where(lower > 0)).dropna("level", how="all")
+        return logarithm(upper.where(upper > 0) / lower.where(lower > 0)).dropna("level", how="all")
 
     rows = (
         ("small_weights_cost_less", "the smallest weights cost less than random ones", ("loss_increase", "random")),
@@ -354,12 +275,16 @@ def _small_weights(study: xr.Dataset) -> list[Finding]:
     ]
 
 
+def cut_of(study: xr.Dataset) -> int:
+    """Return the number of leading eigenvectors that is nearest to C - 1 of ten classes."""
+    return int(min(study["cut"].values.tolist(), key=lambda k: abs(k - 9)))
+
+
 def _functions(study: xr.Dataset) -> list[Finding]:
     raw = {"control": "raw"}
     found = []
     if "overlap" in study:
-        cut = min(study["cut"].values.tolist(), key=lambda k: abs(k - 9))
-        chosen = study.sel(cut=cut)
+        chosen = study.sel(cut=cut_of(study))
         imp, masked, twin = (pick(chosen, "overlap", method=m) for m in ("imp", "random_mask_layerwise", "retrained"))
         evidence = Evidence(difference(imp, masked), difference(imp, twin), labels=raw)
         statement = "top eigenspaces of successive minima overlap more than under random masks"

@@ -37,14 +37,19 @@ NUMBERS = ("effect", "noise", "margin")
 class Arguments:
     """Verdicts."""
 
-    run: Path = cli.option(flag="RUN", help="directory of a run")
+    run: Path = cli.option(flag="RUN", help="directory of a run, or a file of study compact")
     theory: str = cli.option(help="whose claims", choices=tuple(THEORIES))
-    out: Path | None = cli.option(None, help="table (default: RUN/results/preconditions_THEORY.nc)", metavar="FILE")
+    out: Path | None = cli.option(None, help="table (default: in RUN/results or beside FILE)", metavar="FILE")
     quiet: bool = cli.option(False, help="print nothing but the path of the table")
 
 
 def evaluate_preconditions(root: str | Path, theory: str) -> xr.Dataset:
     """Judge the claims of a theory on the results of a run.
+
+    Parameters
+    ----------
+    root
+        Directory of a run, or the file that ``study compact`` made of one.
 
     Returns
     -------
@@ -62,25 +67,34 @@ def evaluate_preconditions(root: str | Path, theory: str) -> xr.Dataset:
     started = time.monotonic()
     root = Path(root)
     module, quantity = THEORIES[theory]
-    run = runs.read(root)
     judge = importlib.import_module(module)
     # A theory whose cells have labels of their own reads the run itself.
     own = getattr(judge, "evaluate_run", None)
+    if own is not None and root.is_file():
+        raise InputError(f"the claims of {theory} are judged on the directory of a run, not on {root}")
+    asked = {"quantity": "preconditions", "theory": theory, **_inputs(root)}
     judged: xr.Dataset = judge.evaluate(results.open_study(root, quantity)) if own is None else own(root)
-    used = {q: sorted(results.stamps(results.folder(root, q))) for q in results.quantities(root)}
-    asked = {"quantity": "preconditions", "theory": theory, "run": run.fingerprint, "results": used}
     judged.attrs = {
         "theory": theory,
         "fingerprint": store.fingerprint(asked),
-        "options": store.as_json({"theory": theory, "run": run.fingerprint}),
+        "options": store.as_json({"theory": theory, "run": asked["run"]}),
         "seconds": time.monotonic() - started,
     }
     return judged
 
 
+def _inputs(root: Path) -> dict[str, Any]:
+    """Return what names the results that are judged."""
+    if root.is_file():
+        return {"run": store.open_result(root).attrs["fingerprint"], "results": store.file_sha256(root)}
+    used = {q: sorted(results.stamps(results.folder(root, q))) for q in results.quantities(root)}
+    return {"run": runs.read(root).fingerprint, "results": used}
+
+
 def path_of(root: Path, theory: str) -> Path:
-    """Return where the table of a theory lies."""
-    return root / "results" / f"preconditions_{theory}.nc"
+    """Return where the table of a theory lies: among a run's results, or beside a compact study."""
+    name = f"preconditions_{theory}.nc"
+    return root.with_suffix(f".{name}") if root.is_file() else root / "results" / name
 
 
 def rows(judged: xr.Dataset) -> Iterator[dict[str, Any]]:

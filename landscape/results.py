@@ -9,6 +9,7 @@ files.
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,20 @@ def stamps(where: Path) -> dict[str, str]:
             status = file.stat()
             found[file.stem] = f"{status.st_size} {status.st_mtime_ns}"
     return found
+
+
+def options(root: Path, quantity: str) -> list[dict[str, Any]]:
+    """Return the different options under which a quantity was measured, with the number of results of each.
+
+    What names a single result (its cell, point, control) is left out. Cost: every file is opened.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for file in _files(folder(root, quantity)):
+        asked = json.loads(store.open_result(file).attrs["options"])
+        asked = {name: value for name, value in asked.items() if isinstance(value, dict) or name == "threads"}
+        entry = found.setdefault(store.as_json(asked), {**asked, "num_results": 0})
+        entry["num_results"] += 1
+    return list(found.values())
 
 
 def index(root: Path, quantity: str) -> xr.Dataset:
@@ -128,6 +143,8 @@ def open_study(root: str | Path, quantity: str | Sequence[str] | None = None, **
 
     Parameters
     ----------
+    root
+        Directory of a run, or the file that ``study compact`` made of one.
     quantity
         One or several; all that were measured where None. Labels that a quantity does not have are no dims of its
         variables, and a label with one value is kept as a dim.
@@ -148,6 +165,11 @@ def open_study(root: str | Path, quantity: str | Sequence[str] | None = None, **
     """
     root = Path(root)
     names = [quantity] if isinstance(quantity, str) else quantity
+    if root.is_file():
+        stored = store.open_result(root)
+        if where or stored.attrs["quantity"] != "study":
+            raise InputError(f"{root} is no study of several results; choose by {where or 'labels'} in the run itself")
+        return _part(stored, names)
     chosen = list(names) if names is not None else quantities(root)
     if not chosen:
         raise InputError(f"{root} holds no results; measure some with python -m landscape.study measure {root}")
@@ -159,18 +181,75 @@ def open_study(root: str | Path, quantity: str | Sequence[str] | None = None, **
         study = study.merge(fresh.rename(_prefixed(name, fresh) if len(tables) > 1 else {}), join="outer")
     for name in tables:
         study[f"measured_{name}"] = study[f"measured_{name}"].fillna(0).astype(bool)
+    text = {name: values for name, values in study.data_vars.items() if values.dtype.kind in "OUT"}
+    study = study.assign({name: values.where(values.notnull(), "").astype(str) for name, values in text.items()})
     study.attrs = {"run": str(root)}
+    return schemas.describe(study, "study")
+
+
+# Variables that a compact study leaves out: every point of a segment, single tensors, classes of magnitudes.
+BULKY = ("path_", "position", "eigenvector", "layer_", "flow")
+
+
+def compact(study: xr.Dataset, keep: Sequence[str] = ()) -> xr.Dataset:
+    """Return a study without its bulky variables, and without labels at which nothing is left.
+
+    Parameters
+    ----------
+    keep
+        Names of bulky variables that stay all the same.
+    """
+    names = [str(n) for n in study.data_vars if str(n) in keep or not str(n).startswith(BULKY)]
+    small = _trimmed(study[names])
+    return small.drop_vars([name for name in small.coords if not small[name].ndim])
+
+
+def _trimmed(study: xr.Dataset) -> xr.Dataset:
+    """Leave out the labels at which nothing is there."""
+    for dim in study.dims:
+        over = [_known(v).any([d for d in v.dims if d != dim]) for v in study.data_vars.values() if dim in v.dims]
+        study = study.isel({dim: np.any([known.values for known in over], axis=0)})
     return study
 
 
-def _prefixed(quantity: str, table: xr.Dataset) -> dict[str, str]:
-    """Return new names for the variables that a quantity shares with one before it in ``PLAIN``.
+def _known(values: xr.DataArray) -> xr.DataArray:
+    """Tell which entries are there; text is absent where it is empty, and a flag where it is not set."""
+    if values.dtype.kind in "OUT":
+        return values != ""
+    return values if values.dtype.kind == "b" else values.notnull()
+
+
+def _part(study: xr.Dataset, names: Sequence[str] | None) -> xr.Dataset:
+    """Return single quantities of a study that was stored as one; one alone has no prefixes, as in `open_study`."""
+    if names is None:
+        return study
+    missing = [name for name in names if f"measured_{name}" not in study]
+    if missing:
+        raise InputError(f"the study holds no result of {missing[0]}")
+    several = sum(str(name).startswith("measured_") for name in study.data_vars) > 1
+    parts = []
+    for name in names:
+        shared = _shared(name) if several else set()
+        words = {f"{name}_{word}" if word in shared else word: word for word in schemas.table(name)}
+        words = {stored: word for stored, word in words.items() if stored in study}
+        part = study[[*words, f"{name}_seconds", f"measured_{name}"]]
+        parts.append(part.rename(words) if len(names) == 1 else part)
+    return _trimmed(xr.merge(parts, join="outer", compat="override", combine_attrs="override"))
+
+
+def _shared(quantity: str) -> set[str]:
+    """Return the words that a quantity shares with one before it in ``PLAIN``, facts apart.
 
     It depends on the tables of ``landscape.schemas`` alone, so that a name does not change with what else was measured.
     """
     before = PLAIN[: PLAIN.index(quantity)] if quantity in PLAIN else PLAIN
-    known = {name for other in before if other in schemas.SCHEMAS for name in schemas.SCHEMAS[other]} - set(SHARED)
-    return {str(name): f"{quantity}_{name}" for name in table.data_vars if name in known}
+    return {name for other in before if other in schemas.SCHEMAS for name in schemas.SCHEMAS[other]} - set(SHARED)
+
+
+def _prefixed(quantity: str, table: xr.Dataset) -> dict[str, str]:
+    """Return new names for the variables whose words an earlier quantity has too."""
+    shared = _shared(quantity)
+    return {str(name): f"{quantity}_{name}" for name in table.data_vars if name in shared}
 
 
 def _matching(rows: xr.Dataset, where: dict[str, Any], quantity: str) -> xr.Dataset:

@@ -101,7 +101,9 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def write(dataset: xr.Dataset, path: str | os.PathLike[str], schema: str, force: bool = False) -> Path:
+def write(
+    dataset: xr.Dataset, path: str | os.PathLike[str], schema: str, force: bool = False, compress: bool = False
+) -> Path:
     """Write a result as netCDF-4, complete or not at all.
 
     Units, long names and the provenance are added; numbers are stored as they are, bit by bit.
@@ -113,6 +115,8 @@ def write(dataset: xr.Dataset, path: str | os.PathLike[str], schema: str, force:
         text); attributes that are ``None`` are left out.
     force
         Whether a result of another fingerprint at ``path`` is replaced.
+    compress
+        Whether numbers are compressed, without loss (for what is kept in a repository).
 
     Raises
     ------
@@ -130,6 +134,9 @@ def write(dataset: xr.Dataset, path: str | os.PathLike[str], schema: str, force:
     attrs = {**provenance(), "quantity": schema, **dataset.attrs}
     result.attrs = {name: value for name, value in attrs.items() if value is not None}
     encoding: dict[Any, dict[str, Any]] = {name: {"_FillValue": None} for name in result.variables}
+    if compress:
+        numbers = [name for name, values in result.variables.items() if values.ndim and values.dtype.kind in "fib"]
+        encoding |= {name: {**encoding[name], "zlib": True, "complevel": 9, "shuffle": True} for name in numbers}
     content = result.to_netcdf(engine=ENGINE, encoding=encoding)  # in memory: HDF5 crashes where a disk is full
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
@@ -152,7 +159,7 @@ def open_result(path: str | os.PathLike[str]) -> xr.Dataset:
             dataset = opened.load()
     except (OSError, ValueError, KeyError, RuntimeError, h5netcdf.CompatibilityError) as error:
         raise InputError(f"{file} is truncated or not a netCDF-4 file ({_first_line(error)})") from error
-    if dataset.attrs.get("quantity") not in schemas.SCHEMAS or "fingerprint" not in dataset.attrs:
+    if dataset.attrs.get("quantity") not in ("study", *schemas.SCHEMAS) or "fingerprint" not in dataset.attrs:
         raise InputError(f"{file} is a netCDF file, but not a result of landscape")
     return dataset
 

@@ -1,4 +1,4 @@
-"""The loss on a line or a plane through a point: pictures, with coordinates that mean something.
+"""``python -m landscape.surfaces CKPT [CKPT CKPT]``: the loss on a line or a plane, its coordinates in known units.
 
 Directions are random and filter-normalised, eigenvectors, or spanned by three checkpoints. A picture shows two of n
 dimensions: it can show a barrier or a valley along given directions, and nothing about all the others.
@@ -11,15 +11,19 @@ Garipov, Izmailov, Podoprikhin, Vetrov, Wilson 2018, Loss surfaces, mode connect
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
 
-from landscape import seeds
+from landscape import checkpoints, cli, figures, lanczos, operators, seeds, store
+from landscape.checkpoints import ProblemOptions
+from landscape.cli import option
 from landscape.errors import InputError
 from landscape.problem import Problem
 
@@ -148,3 +152,150 @@ def _dataset(values: np.ndarray, axes: dict[str, np.ndarray]) -> xr.Dataset:
     if np.isfinite(values[..., 1]).any():
         data[f"{kind}_accuracy"] = (tuple(axes), values[..., 1])
     return xr.Dataset(data, {name: np.asarray(axis, dtype=float) for name, axis in axes.items()})
+
+
+# ---- the command ---------------------------------------------------------------------------------------------------
+
+DESCRIPTION = "The loss around one checkpoint, on the line between two, or on the plane through three."
+EXAMPLE = "python -m landscape.surfaces minimum.pt --directions eigenvectors --num-examples 10000"
+TOLERANCE = 1e-3
+# Options of a single checkpoint, which several decide by themselves.
+ALONE = ("directions", "axes", "span")
+
+
+@dataclass(frozen=True)
+class SurfaceOptions:
+    """Surface."""
+
+    directions: str = option(
+        "random", choices=("random", "eigenvectors"), help="filter-normalised, or the top of the Hessian"
+    )
+    axes: int = option(2, choices=(1, 2), help="a line or a plane around one checkpoint")
+    span: float = option(
+        1.0, metavar="S", help="reach on both sides: in norms of the filters, or parameters along eigenvectors"
+    )
+    margin: float = option(0.25, metavar="M", help="reach beyond several checkpoints, over their extent")
+    num_positions: int = option(21, metavar="P", help="positions on each axis")
+
+    def __post_init__(self) -> None:
+        if self.span <= 0 or self.margin < 0 or self.num_positions < 2:
+            raise InputError("a surface needs a span above 0, no negative margin and at least 2 positions")
+
+
+@dataclass(frozen=True)
+class CommandOptions:
+    """All options."""
+
+    checkpoint: tuple[Path, ...] = option(flag="CHECKPOINT", help="one, two or three checkpoints of one network")
+    surface: SurfaceOptions = field(default_factory=SurfaceOptions)
+    problem: ProblemOptions = field(default_factory=ProblemOptions)
+    threads: int | None = option(None, help="CPU threads (default: as torch decides)", metavar="N")
+    out: Path | None = option(None, help="result (default: CKPT.surface.nc beside the first)", metavar="FILE")
+    figure: Path | None = option(None, help="figure (default: beside the result)", metavar="FILE")
+    force: bool = option(False, help="replace a different result at the same path")
+    quiet: bool = option(False, help="print nothing but the paths of what was written")
+
+
+def measure(points: Sequence[Problem], options: SurfaceOptions, seed: int = 0) -> xr.Dataset:
+    """Evaluate the loss around one point, on the line between two, or on the plane through three.
+
+    Returns
+    -------
+    What `line` or `plane` returns; under ``eigenvectors`` the axes are unit vectors and the attribute ``eigenvalues``
+    says what they belong to. Points between networks need BatchNorm statistics of their own.
+    """
+    if len(points) > 1:
+        return _between(points, options)
+    reach = np.linspace(-options.span, options.span, options.num_positions)
+    attrs: dict[str, object] = {"directions": options.directions}
+    if options.directions == "random":
+        chosen = [filter_normalised(points[0], seed, axis) for axis in range(options.axes)]
+    else:
+        wanted = lanczos.EigenOptions(largest=options.axes, smallest=0, tolerance=TOLERANCE, seed=seed)
+        pairs = lanczos.eigenpairs(operators.hessian(points[0]), wanted)
+        chosen = [along(points[0], vector) for vector in pairs.eigenvector.T]
+        attrs["eigenvalues"] = store.as_json(pairs.eigenvalue.double().tolist())
+    if options.axes == 1:
+        return line(points[0], chosen[0], reach).assign_attrs(attrs)
+    nowhere = Plane(chosen[0], chosen[1], np.zeros((1, 2)), np.zeros(1))
+    return plane(points[0], nowhere, reach, reach).assign_attrs(attrs)
+
+
+def _between(points: Sequence[Problem], options: SurfaceOptions) -> xr.Dataset:
+    """Evaluate the loss on what several points span, with a margin around them."""
+
+    def axis(marks: np.ndarray) -> np.ndarray:
+        extra = options.margin * float(np.ptp(marks))
+        return np.linspace(marks.min() - extra, marks.max() + extra, options.num_positions)
+
+    if len(points) == 3:
+        span = through(points)
+        return plane(points[0], span, axis(span.markers[:, 0]), axis(span.markers[:, 1]))
+    start, end = (p.tensors() for p in points)
+    step = {name: end[name] - start[name] for name in start}
+    length = sum(float(v.double().square().sum()) for v in step.values()) ** 0.5
+    if not length:
+        raise InputError("the two points are the same, so they span no line")
+    unit = {name: v / length for name, v in step.items()}
+    result = line(points[0], unit, axis(np.array([0.0, length])))
+    marks = {"marker_x": [0.0, length], "marker_y": [0.0, 0.0], "off_plane": [0.0, 0.0]}
+    return result.assign({name: ("marker", np.array(values)) for name, values in marks.items()})
+
+
+def _describe(point: Problem) -> str:
+    accuracy = point.accuracy()
+    text = "" if accuracy is None else f", accuracy {accuracy:.4f}"
+    return f"loss {point.loss():.6g}{text}, {point.num_examples} examples"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Evaluate, write, draw."""
+    options, given = cli.parse_arguments(cli.Parser("surfaces", DESCRIPTION, EXAMPLE), CommandOptions, argv)
+    if len(options.checkpoint) > 3:
+        raise InputError(f"a surface goes through one, two or three checkpoints, not {len(options.checkpoint)}")
+    refused = [name for name in ALONE if name in given and len(options.checkpoint) > 1]
+    if refused:
+        raise InputError(f"several checkpoints decide the axes; leave out --{refused[0]}")
+    started, threads = time.monotonic(), cli.apply_threads(options.threads)
+    policy = options.problem if "batchnorm" in given else replace(options.problem, batchnorm="recalibrate")
+    read = [checkpoints.read(path) for path in options.checkpoint]
+    data = checkpoints.open_data(read[0], policy)
+    points = [checkpoints.problem_of(checkpoint, policy, data) for checkpoint in read]
+    asked = {
+        "quantity": "surface",
+        "checkpoints": [checkpoint.sha256 for checkpoint in read],
+        "data_sha256": points[0].data_sha256,
+        "problem": policy,
+        "surface": options.surface,
+        "threads": threads,
+    }
+    first = options.checkpoint[0]
+    out = options.out or first.with_name(f"{first.stem}.surface.nc")
+    picture = options.figure or out.with_suffix(".png")
+    figures.check_format(picture)
+    result = store.find_existing(out, store.fingerprint(asked), options.force)
+    for path, point in zip(options.checkpoint, points, strict=True):
+        cli.log(f"{path}: {_describe(point)}", options.quiet)
+    if result is None:
+        store.check_writable(out)
+        result = measure(points, options.surface, policy.seed)
+        result.attrs |= {
+            "fingerprint": store.fingerprint(asked),
+            "options": store.as_json(asked),
+            "checkpoint_sha256": ",".join(str(checkpoint.sha256) for checkpoint in read),
+            "data_sha256": points[0].data_sha256,
+            "dtype": policy.dtype,
+            "device": points[0].device.type,
+            "world_size": 1,
+            "threads": threads,
+            "batchnorm": points[0].batchnorm,
+            "seconds": time.monotonic() - started,
+        }
+        store.write(result, out, "surface", options.force)
+    figures.save(figures.surface_figure(result), picture)
+    cli.show_paths(out, picture)
+    return cli.DONE
+
+
+if __name__ == "__main__":
+    cli.run(main)

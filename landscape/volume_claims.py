@@ -46,7 +46,8 @@ import xarray as xr
 from landscape import decisions
 from landscape.decisions import FAILS, HOLDS, NOT_RESOLVED, Finding, Verdict, decide, decide_every, unresolved
 from landscape.errors import InputError
-from landscape.imp_claims import PAUL, SALEEM, Evidence, Values, order_claim
+from landscape.imp_claims import PAUL, SALEEM, Evidence, order_claim
+from landscape.imp_evidence import Values
 
 PREDICTION_DELTA = 0.05
 LIMITED = 3

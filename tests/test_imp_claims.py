@@ -150,6 +150,30 @@ def test_a_sign_that_changes_between_the_last_checkpoints_is_not_converged() -> 
     assert "not converged" in one["reason"].item()
 
 
+def test_eigenvalues_along_the_epochs_serve_where_no_earlier_epoch_was_measured() -> None:
+    study = planted(1.0)
+    before = study["eigenvalue"].sel({"control": "raw", "curvature": "hessian", "point": "minimum"}, drop=True).copy()
+    epochs = xr.concat([before, before], "epoch").assign_coords(epoch=[9, 10])
+    whole = {"claim": "imp_flatter_than_fine_tune", "control": "raw", "method": ""}
+    assert imp_claims.evaluate(study.assign(epoch_eigenvalue=epochs)).sel(whole)["verdict"].item() == HOLDS
+    epochs.loc[{"method": "fine_tune", "epoch": 9}] *= np.exp(-1.0)
+    judged = imp_claims.evaluate(study.assign(epoch_eigenvalue=epochs)).sel(whole)
+    assert judged["verdict"].item() == NOT_RESOLVED
+    assert "not converged" in judged["reason"].item()
+
+
+def test_replicates_with_fewer_eigenvalues_are_compared_on_those_that_all_have() -> None:
+    study = planted(0.0, noise=0.0)
+    study["eigenvalue"].loc[{"method": "fine_tune", "eigen": [4, 5]}] *= np.e
+    whole = imp_claims.spectral_pair(study, "fine_tune", "raw")
+    np.testing.assert_allclose(whole, 0.4, atol=1e-12)
+    study["eigenvalue"].loc[{"replicate": 1, "eigen": [4, 5], "level": 4}] = np.nan
+    study["eigenvalue"].loc[{"replicate": 2, "level": 1}] = np.nan
+    part = imp_claims.spectral_pair(study, "fine_tune", "raw")
+    np.testing.assert_allclose(part.sel(level=4), 0.0, atol=1e-12)
+    np.testing.assert_allclose(part.sel(level=1), [0.4, 0.4, np.nan], atol=1e-12)
+
+
 def test_the_matched_point_replaces_the_right_side() -> None:
     """Under loss matching only the point of lower loss is replaced; the other keeps its raw eigenvalues."""
     study = planted(0.0, noise=0.0)

@@ -34,6 +34,7 @@ RANKS = {
     "density": 2,
     "gaps": 2,
     "imp_claims": 2,
+    "imp_evidence": 1,
     "journal": 2,
     "losses": 2,
     "manifold_claims": 2,
@@ -51,7 +52,6 @@ RANKS = {
     "controls": 4,
     "curvature": 4,
     "figures": 4,
-    "surfaces": 4,
     "accessor": 5,
     "examples": 5,
     "identity": 5,
@@ -64,6 +64,7 @@ RANKS = {
     "connectivity": 8,
     "dimension": 8,
     "spectrum": 8,
+    "surfaces": 8,
     "pruning": 9,
     "volume": 9,
     "renewal": 10,
@@ -73,7 +74,7 @@ RANKS = {
 # The half that works on stored results: it must import where there is no torch.
 ARRAYS = {
     *("errors", "schemas", "seeds", "cli", "store", "tasks", "decisions"),
-    *("density", "gaps", "imp_claims", "manifold_claims", "volume_claims"),
+    *("density", "gaps", "imp_claims", "imp_evidence", "manifold_claims", "volume_claims"),
     *("pretraining", "preconditions", "figures", "accessor", "report"),
 }
 

@@ -1,5 +1,6 @@
 """All results of a run as one Dataset: labels, index, what is missing, which of several."""
 
+import json
 import time
 from pathlib import Path
 
@@ -7,8 +8,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from landscape import results, store
+from landscape import cli, preconditions, results, runs, store
 from landscape.errors import InputError
+from landscape.study.__main__ import main
 
 
 def write(root: Path, quantity: str = "spectrum", size: int = 3, value: float = 1.0, **labels: object) -> Path:
@@ -113,6 +115,62 @@ def test_empty_runs_and_damaged_results_are_reported(tmp_path: Path) -> None:
         results.open_study(tmp_path)
 
 
+def compacted(tmp_path: Path, capsys: pytest.CaptureFixture[str], *more: str) -> xr.Dataset:
+    """A run of two quantities as ``study compact`` writes it."""
+    run = runs.create(tmp_path / "run", {"kind": "imp"})
+    for level in (0, 1):
+        write(run.root, level=level, value=1.0 + level)
+    write(run.root, level=1, point="projected", size=2)
+    write(run.root, "renewal", level=1, value=0.25)
+    assert cli.exit_code(main, ["compact", str(run.root), "--out", str(tmp_path / "small.nc"), *more]) == cli.DONE
+    assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "small.nc")
+    return results.open_study(tmp_path / "small.nc")
+
+
+def test_a_compact_study_is_the_study_in_one_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = compacted(tmp_path, capsys)
+    whole = results.open_study(tmp_path / "run")
+    assert set(small.data_vars) == set(whole.data_vars) - {"flow"}
+    for name, values in small.data_vars.items():
+        xr.testing.assert_equal(values, whole[name])
+    assert "--out" in small.attrs["command"]
+    assert json.loads(small.attrs["measured"])["spectrum"][0]["num_results"] == 3
+    with pytest.raises(InputError, match="no study of several results"):
+        results.open_study(tmp_path / "small.nc", num_examples=100)
+    with pytest.raises(InputError, match="holds no result of volume"):
+        results.open_study(tmp_path / "small.nc", "volume")
+
+
+def test_one_quantity_of_a_compact_study_has_its_own_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    compacted(tmp_path, capsys)
+    for quantity in ("renewal", "spectrum"):
+        part, whole = (results.open_study(tmp_path / name, quantity) for name in ("small.nc", "run"))
+        assert set(part.data_vars) == set(whole.data_vars) - {"flow"}
+        for name in part.data_vars:
+            xr.testing.assert_equal(part[name], whole[name])
+
+
+def test_a_compact_study_keeps_what_is_asked_for_and_drops_labels_without_values(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "flow" not in compacted(tmp_path, capsys, "--quantities", "spectrum")
+    study = results.open_study(tmp_path / "run", "spectrum")
+    study["eigenvalue"].loc[{"eigen": 3}] = np.nan
+    small = results.compact(study.drop_vars(["converged"]))
+    assert small["eigen"].values.tolist() == [1, 2]
+    study["path_loss"] = ("place", np.ones(5))
+    assert "path_loss" not in results.compact(study)
+    assert "path_loss" in results.compact(study, keep=("path_loss",))
+
+
+def test_verdicts_of_a_compact_study_are_those_of_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    compacted(tmp_path, capsys)
+    judged = [preconditions.evaluate_preconditions(tmp_path / name, "imp") for name in ("run", "small.nc")]
+    xr.testing.assert_equal(*judged)
+    with pytest.raises(InputError, match="directory of a run"):
+        preconditions.evaluate_preconditions(tmp_path / "small.nc", "gfs")
+
+
 @pytest.mark.bench
 def test_opening_a_study_of_a_thousand_results(tmp_path: Path) -> None:
     for level in range(20):
@@ -126,3 +184,4 @@ def test_opening_a_study_of_a_thousand_results(tmp_path: Path) -> None:
     opened = time.perf_counter() - started
     print(f"1,000 results: index built in {built:.1f} s, opened in {opened:.2f} s")
     assert study.sizes["replicate"] == 50
+    assert opened < 2

@@ -358,14 +358,3 @@ def test_killed_and_started_twice_at_once_it_ends_with_the_same_results(
     names = [path.name for path in (twin.root / "results").rglob("*")]
     assert not [name for name in names if name.endswith((".state", ".lock"))]
     check_same(twin.root, measured.root)
-
-
-@pytest.mark.distributed
-def test_two_workers_measure_the_same(run: Run, measured: Run, tmp_path: Path) -> None:
-    few = replace(FEW, quantities=("spectrum",), controls=("raw",))
-    twin = imp.train_run(tmp_path / "run", RECIPE, EXTENT)
-    paths = measure(twin, few, OPTIONS, Effort(TaskOptions(workers=2))).written
-    assert len(paths) == 2
-    for path in paths:
-        same = measured.root / path.relative_to(twin.root)
-        xr.testing.assert_identical(store.open_result(path).drop_attrs(), store.open_result(same).drop_attrs())

@@ -1,11 +1,15 @@
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from landscape import schemas, surfaces
+from landscape import cli, schemas, store, surfaces
 from landscape.errors import InputError
 from landscape.problem import Problem, ProblemSettings
+from landscape.surfaces import SurfaceOptions
 
 F64 = torch.float64
 
@@ -76,3 +80,64 @@ def test_degenerate_planes_are_refused():
         surfaces.through([same, same])
     with pytest.raises(InputError, match="does not fit"):
         surfaces.along(same, torch.zeros(2))
+
+
+def test_around_a_minimum_along_the_eigenvectors_the_surface_is_the_quadratic():
+    problem = regression(torch.zeros(1, 3))
+    result = surfaces.measure([problem], SurfaceOptions(directions="eigenvectors", num_positions=5, span=2.0))
+    np.testing.assert_allclose(np.array(json.loads(result.attrs["eigenvalues"])), [3, 4 / 3], rtol=1e-6)
+    x, y = np.meshgrid(result["x"], result["y"], indexing="ij")
+    np.testing.assert_allclose(result["surface_loss"], (3 * x**2 + 4 / 3 * y**2) / 2, atol=1e-6)
+    one = surfaces.measure([problem], SurfaceOptions(directions="eigenvectors", num_positions=5, axes=1))
+    np.testing.assert_allclose(one["line_loss"], 1.5 * one["x"] ** 2, atol=1e-6)
+
+
+def test_a_random_plane_has_two_different_directions():
+    problem = regression(torch.tensor([[1.0, -2.0, 0.5]]))
+    result = surfaces.measure([problem], SurfaceOptions(num_positions=3))
+    np.testing.assert_allclose(result["surface_loss"].sel(x=0, y=0), problem.loss())
+    assert not np.allclose(result["surface_loss"], result["surface_loss"].T)
+
+
+def test_between_two_points_the_line_has_their_distance():
+    points = [regression(torch.tensor([w], dtype=F64)) for w in ([0.0, 0, 1], [3.0, 4, 1])]
+    result = surfaces.measure(points, SurfaceOptions(num_positions=3, margin=0.0))
+    np.testing.assert_allclose(result["x"], [0, 2.5, 5])
+    np.testing.assert_allclose(result["line_loss"][[0, 2]], [p.loss() for p in points])
+    wide = surfaces.measure(points, SurfaceOptions(num_positions=3, margin=0.5))
+    np.testing.assert_allclose(wide["x"], [-2.5, 2.5, 7.5])
+    schemas.check(wide, "surface")
+    with pytest.raises(InputError, match="the same"):
+        surfaces.measure([points[0], points[0]], SurfaceOptions())
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from landscape.training.__main__ import main as train
+
+    out = tmp_path_factory.mktemp("surface") / "a.pt"
+    words = "--model mlp --model-arg widths=4 --data digits --num-examples 100 --epochs 1 --device cpu"
+    assert cli.exit_code(train, [*words.split(), "--quiet", "--out", str(out)]) == cli.DONE
+    return out
+
+
+def test_the_command_writes_the_surface_and_its_figure(checkpoint: Path, capsys: pytest.CaptureFixture[str]):
+    capsys.readouterr()
+    words = [str(checkpoint), "--num-positions", "3", "--num-examples", "50", "--quiet", "--device", "cpu"]
+    assert cli.exit_code(surfaces.main, words) == cli.DONE
+    out = checkpoint.with_name("a.surface.nc")
+    assert capsys.readouterr().out == f"{out}\n{out.with_suffix('.png')}\n"
+    result = store.open_result(out)
+    assert result["surface_loss"].shape == (3, 3)
+    assert json.loads(result.attrs["options"])["problem"]["batchnorm"] == "recalibrate"
+    written = out.stat().st_mtime_ns
+    assert cli.exit_code(surfaces.main, words) == cli.DONE
+    assert out.stat().st_mtime_ns == written
+    assert cli.exit_code(surfaces.main, [*words, "--axes", "1"]) == cli.BAD_INPUT
+    assert "holds a result of other options" in capsys.readouterr().err
+    line = [*words, "--axes", "1", "--out", str(out.with_name("line.nc"))]
+    assert cli.exit_code(surfaces.main, line) == cli.DONE
+    several = [str(checkpoint)] * 2 + words[1:]
+    assert cli.exit_code(surfaces.main, [*several, "--axes", "1", "--force"]) == cli.BAD_INPUT
+    assert "leave out --axes" in capsys.readouterr().err
+    assert cli.exit_code(surfaces.main, [str(checkpoint)] * 4 + words[1:]) == cli.BAD_INPUT

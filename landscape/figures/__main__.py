@@ -6,17 +6,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from landscape import cli, figures, store
+import xarray as xr
+
+from landscape import cli, figures, results, store
 from landscape.errors import InputError
 
-DESCRIPTION = "Draw the figure that belongs to a stored result; the network is not needed."
-EXAMPLE = "python -m landscape.figures ckpt.spectrum.nc --out spectrum.pdf"
+DESCRIPTION = "Draw the figure of a stored result, or all figures of a run; the networks are not needed."
+EXAMPLE = (
+    "python -m landscape.figures ckpt.spectrum.nc --out spectrum.pdf\n"
+    "  python -m landscape.figures data/runs/lenet --out data/figures/lenet"
+)
+SUFFIXES = (".pdf", ".png")
 FIGURES = {
     "spectrum": figures.spectrum_figure,
     "dimension": figures.dimension_figure,
     "gfs": figures.gfs_figure,
     "volume": figures.volume_figure,
     "calibration": figures.calibration_figure,
+    "surface": figures.surface_figure,
 }
 
 
@@ -24,18 +31,38 @@ FIGURES = {
 class CommandOptions:
     """All options."""
 
-    result: Path = cli.option(help="a result (.nc)", flag="RESULT")
-    out: Path | None = cli.option(None, help="figure: .png, .pdf or .svg (default: beside the result)", metavar="FILE")
+    result: Path = cli.option(help="a result (.nc), the directory of a run, or a file of study compact", flag="RESULT")
+    out: Path | None = cli.option(
+        None,
+        help="figure (.png, .pdf, .svg; default: beside the result), or directory of the figures of a run",
+        metavar="FILE|DIR",
+    )
 
 
 def main(argv: Sequence[str]) -> int:
     """Draw the figure of a result, and print its path."""
     options, _ = cli.parse_arguments(cli.Parser("figures", DESCRIPTION, EXAMPLE), CommandOptions, argv)
-    result = store.open_result(options.result)
-    quantity = result.attrs["quantity"]
+    study = results.open_study(options.result) if options.result.is_dir() else store.open_result(options.result)
+    quantity = study.attrs.get("quantity", "study")
+    if quantity == "study":
+        folder = options.result / "figures" if options.result.is_dir() else options.result.with_suffix("")
+        return draw_study(study, options.out or folder)
     if quantity not in FIGURES:
         raise InputError(f"{options.result} holds {quantity}, which has no figure; there are {', '.join(FIGURES)}")
-    cli.show_paths(figures.save(FIGURES[quantity](result), options.out or options.result.with_suffix(".pdf")))
+    cli.show_paths(figures.save(FIGURES[quantity](study), options.out or options.result.with_suffix(".pdf")))
+    return cli.DONE
+
+
+def draw_study(study: xr.Dataset, folder: Path) -> int:
+    """Draw all figures of a study into a directory, as PDF and PNG, and say which are missing and why."""
+    drawn, missing = figures.study_figures(study)
+    for name, reason in missing.items():
+        cli.log(f"no figure of {name}: {reason}")
+    if not drawn:
+        raise InputError("the results allow no figure")
+    for name, figure in drawn.items():
+        for suffix in SUFFIXES:
+            cli.show_paths(figures.save(figure, folder / f"{name}{suffix}"))
     return cli.DONE
 
 

@@ -18,6 +18,8 @@ from landscape.store import atomic_path
 STYLE = str(Path(__file__).with_name("paper.mplstyle"))
 # Inches: a panel is a third of a two-column page.
 PANEL_WIDTH, PANEL_HEIGHT = 2.25, 2.4
+# Inches: one column of a two-column page, and the page.
+COLUMN_WIDTH, PAGE_WIDTH = 3.375, 6.75
 FORMATS = (".png", ".pdf", ".svg")
 
 Panel = Callable[[xr.Dataset, Axes], Axes]
@@ -38,6 +40,33 @@ def side_by_side(panels: Sequence[Callable[[Axes], Axes]], title: str) -> Figure
             panel(ax)
             ax.set_title(letter, loc="left", fontweight="bold")
         figure.suptitle(title, fontsize=8)
+    return figure
+
+
+def grid_of(result: xr.Dataset, panels: Sequence[Panel], columns: int = 2, height: float = 2.3) -> Figure:
+    """Return a figure as wide as a column (one panel) or the page (several), with lettered panels in rows.
+
+    Parameters
+    ----------
+    height
+        Of a row, in inches.
+    """
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    width = COLUMN_WIDTH if columns == 1 else PAGE_WIDTH
+    with style():
+        figure, axes = plt.subplots(rows, columns, squeeze=False, figsize=(width, height * rows))
+        try:
+            for number, ax in enumerate(axes.flat):
+                if number >= len(panels):
+                    ax.set_visible(False)
+                    continue
+                panels[number](result, ax)
+                if len(panels) > 1:
+                    ax.set_title("abcdefghijkl"[number], loc="left", fontweight="bold")
+        except Exception:
+            plt.close(figure)  # pyplot keeps what nobody can close any more
+            raise
     return figure
 
 

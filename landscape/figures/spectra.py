@@ -90,7 +90,7 @@ def plot_density(result: xr.Dataset, ax: Axes, label: str | None = None, color: 
     if "eigenvalue" in result and result.sizes["eigen"] < int(result["num_params"]):
         marks = np.arcsinh(result["eigenvalue"].values / scale)
         ax.plot(marks, np.full(len(marks), floor * 1.3), "|", color="C1", markersize=5, label="eigenvalues")
-    _symlog_ticks(ax, s, scale)
+    symlog_ticks(ax, s, scale)
     if curve.attrs["zero_fraction"] > 0:
         ax.plot([], [], " ", label=f"{curve.attrs['zero_fraction']:.1%} at zero")
     ax.set_xlabel(f"{_curvature(result)} eigenvalue ({UNIT})")
@@ -100,7 +100,7 @@ def plot_density(result: xr.Dataset, ax: Axes, label: str | None = None, color: 
     return ax
 
 
-def _symlog_ticks(ax: Axes, s: np.ndarray, scale: float) -> None:
+def symlog_ticks(ax: Axes, s: np.ndarray, scale: float) -> None:
     """Label the asinh axis at powers of ten and at zero, thinned to what fits."""
     low, high = scale * np.sinh(s[0]), scale * np.sinh(s[-1])
     first = int(np.floor(np.log10(scale)))

@@ -23,7 +23,7 @@ from landscape.schemas.connectivity import (
 )
 from landscape.schemas.dimension import DIMENSION
 from landscape.schemas.gfs import CHILDREN, GFS
-from landscape.schemas.spectrum import MATCHED, SPECTRUM
+from landscape.schemas.spectrum import MATCHED, SPECTRUM, TRAJECTORY
 from landscape.schemas.verdicts import PRECONDITIONS, RELATE
 from landscape.schemas.volume import CALIBRATION, VOLUME
 from landscape.schemas.words import COORDINATES, LABELS, MODEL, Variable
@@ -36,6 +36,7 @@ SCHEMAS: dict[str, dict[str, Variable]] = {
     "spectrum": {**SPECTRUM, **MATCHED},
     "connectivity": CONNECTIVITY,
     "curves": CURVES,
+    "trajectory": TRAJECTORY,
     "barrier_matrix": BARRIER_MATRIX,
     "convergence": {**MODEL, **CONVERGENCE, **MATCHED},
     "alignment": ALIGNMENT,
@@ -51,14 +52,38 @@ SCHEMAS: dict[str, dict[str, Variable]] = {
 }
 
 
+def _study() -> dict[str, Variable]:
+    """Return the words of all results of a run together: every variable over the labels of the results.
+
+    Flags and counts are padded, hence numbers; of two quantities that share a name one is prefixed by its quantity.
+    """
+    words: dict[str, Variable] = {}
+    for quantity, known in SCHEMAS.items():
+        for name, variable in known.items():
+            dtype = "str" if variable.dtype == "str" else "float64"
+            labelled = Variable(
+                (*(d for d in variable.dims if d != "*"), "*"), dtype, variable.units, variable.long_name
+            )
+            words.setdefault(name, labelled)
+            words[f"{quantity}_{name}"] = labelled
+        words[f"{quantity}_seconds"] = Variable(("*",), "float64", "s", f"seconds that measuring {quantity} took")
+        words[f"measured_{quantity}"] = Variable(("*",), "bool", "1", f"whether {quantity} was measured")
+    return words
+
+
+STUDY = _study()
+
+
 def table(schema: str) -> dict[str, Variable]:
-    """Return the variables of a quantity by its name.
+    """Return the variables of a quantity by its name; ``study`` is all of them over the labels of the results.
 
     Raises
     ------
     ValueError
         If there is no such quantity.
     """
+    if schema == "study":
+        return STUDY
     if schema not in SCHEMAS:
         raise ValueError(f"there is no quantity {schema!r}; there are {', '.join(sorted(SCHEMAS))}")
     return SCHEMAS[schema]

@@ -44,3 +44,11 @@ MATCHED: dict[str, Variable] = {
     "matched_step": count("training step of the checkpoint that replaces the point"),
     "output_spread": number("1", "mean squared distance of the outputs from their mean over the classes"),
 }
+
+TRAJECTORY: dict[str, Variable] = {
+    "epoch_eigenvalue": number(CURVATURE, "eigenvalue after the epoch", "epoch", "eigen"),
+    "epoch_residual": number(CURVATURE, "norm of H v - lambda v after the epoch", "epoch", "eigen"),
+    "epoch_converged": flag("whether the residual is within the tolerance", "epoch", "eigen"),
+    "epoch_loss": number("nat", "mean loss after the epoch", "epoch"),
+    "epoch_gradient_norm": number("nat / parameter", "norm of the gradient after the epoch", "epoch"),
+}

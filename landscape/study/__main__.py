@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from landscape.relate import describe as describe_relations
 from landscape.spectrum import SpectrumOptions
 from landscape.study.adopt import adopt
 from landscape.study.measure import Effort, measure, status
-from landscape.study.plan import Selection
+from landscape.study.plan import Selection, words
 from landscape.study.requests import DECIDED, AlignmentOptions, MeasureOptions
 from landscape.study.run_command import report_main, run_main
 from landscape.tasks import TaskOptions
@@ -161,6 +162,41 @@ def relate_main(argv: Sequence[str]) -> int:
     return cli.DONE
 
 
+@dataclass(frozen=True)
+class CompactArguments:
+    """Compact study."""
+
+    run: Path = option(flag="RUN", help="directory of a run")
+    out: Path = option(help="one file with all results", metavar="FILE")
+    quantities: tuple[str, ...] | None = option(None, help="only these quantities", metavar="NAME")
+    keep: tuple[str, ...] = option((), help="bulky variables that stay (paths, flows, ...)", metavar="VARIABLE")
+    force: bool = option(False, help="replace a different file at the same path")
+    quiet: bool = option(False, help="print nothing but the path of the file")
+
+
+def compact_main(argv: Sequence[str]) -> int:
+    """Write all results of a run into one small file."""
+    example = "python -m landscape.study compact data/runs/lenet --out data/reference/imp_mnist.nc"
+    parser = cli.Parser("study compact", "Gather the results of a run in one small file.", example)
+    a, _ = cli.parse_arguments(parser, CompactArguments, argv)
+    run = runs.read(a.run)
+    measured = results.quantities(run.root)
+    names = measured if a.quantities is None else words(a.quantities, measured, "--quantities")
+    small = results.compact(results.open_study(run.root, names), a.keep)
+    used = {name: sorted(results.stamps(results.folder(run.root, name))) for name in names}
+    asked = {"quantity": "study", "run": run.fingerprint, "keep": sorted(a.keep), "results": used}
+    small.attrs = {
+        "fingerprint": store.fingerprint(asked),
+        "options": store.as_json({"run": run.fingerprint, "description": run.description}),
+        "measured": store.as_json({name: results.options(run.root, name) for name in names}),
+        "command": f"python -m landscape.study compact {shlex.join(argv)}",
+    }
+    store.write(small, a.out, "study", a.force, compress=True)
+    cli.show(f"{len(small.data_vars)} variables, {a.out.stat().st_size / 2**20:.2f} MiB", a.quiet)
+    cli.show_paths(a.out)
+    return cli.DONE
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "run": run_main,
     "report": report_main,
@@ -168,6 +204,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "status": status_main,
     "adopt": adopt_main,
     "relate": relate_main,
+    "compact": compact_main,
 }
 
 

@@ -229,13 +229,16 @@ def _matrices(measured: xr.Dataset, levels: Sequence[int]) -> xr.Dataset:
 
 
 def curves_of(job: Job) -> xr.Dataset:
-    """Collect the train loss over a level's training, and of its mask times every epoch of imp's level before."""
+    """Collect the train loss over a level's training and, of imp, of its mask times every epoch of the level before.
+
+    Other methods have no such curve: with imp's mask it is imp's, and with another no published claim is about it.
+    """
     run, cell = job.run, job.request.cell
     curves = store.open_result(run.folder(cell) / "curves.nc")
     result = xr.Dataset(curves.data_vars, curves.coords)
     own = read(run.minimum(cell))
     point = Point(problem_of(own, job.options.problem), str(own.sha256), {})
-    if cell.level and own.mask is not None:
+    if cell.level and cell.method == "imp" and own.mask is not None:
         before = Cell(cell.replicate, "imp", cell.level - 1)
         files = [run.start(before), *(run.epoch(before, epoch) for epoch in run.epochs(before))]
         losses = []

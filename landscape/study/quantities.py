@@ -15,6 +15,7 @@ from landscape.dimension.report import num_products
 from landscape.runs import Cell
 from landscape.study import computations
 from landscape.study.requests import Job, MeasureOptions
+from landscape.study.trajectory import trajectory_of
 from landscape.volume.report import cost as volume_cost
 
 # Curvature-vector products cost about this many forward passes.
@@ -152,6 +153,10 @@ QUANTITIES: dict[str, Quantity] = {
     ),
     "alignment": Quantity(
         "alignment", computations.alignment_of, _frame_passes(2), _WITH_VECTORS, _with_previous, _with_previous
+    ),
+    # Ten epochs are meant; more of them cost more.
+    "trajectory": Quantity(
+        "trajectory", trajectory_of, _frame_passes(10), _WITH_VECTORS, _own, _own, trained_here=True
     ),
 }
 # Quantities that compare a level with the one before it.

@@ -21,7 +21,7 @@ DECIDED = {"problem": ("mask", "subspace", "params", "split"), "dimension": ("tr
 class AlignmentOptions:
     """Alignment."""
 
-    num_aligned: int = option(20, metavar="K", help="leading eigenvectors of alignment and pruning steps")
+    num_aligned: int = option(20, metavar="K", help="leading eigenpairs of alignment, pruning steps and trajectories")
     alignment_tolerance: float = option(1e-4, metavar="T", help="their residual, relative to the largest |eigenvalue|")
 
 
