@@ -20,14 +20,15 @@ def _curvature(result: xr.Dataset) -> str:
 
 
 def plot_eigenvalues(result: xr.Dataset, ax: Axes, most: int = 40) -> Axes:
-    """Draw the leading eigenvalues in falling order, with their standard error over the data.
+    """Draw the leading eigenvalues in falling order (or, where only they were measured, those from the bottom up).
 
-    Hollow markers have not converged; grey ones sit beside a gap too narrow for their error bar to hold. The vertical
+    Bars are standard errors over the data. Hollow markers have not converged; grey ones sit beside a gap too narrow for their error bar to hold. The vertical
     line is the outlier count at the edge of the bulk, where one was found.
     """
-    top = result.isel(eigen=result["eigen"].values > 0)
+    end = "top" if bool((result["eigen"] > 0).any()) else "bottom"
+    top = result.isel(eigen=result["eigen"].values > 0) if end == "top" else result.sortby("eigen", ascending=False)
     top = top.isel(eigen=slice(0, most))
-    rank, value = top["eigen"].values, top["eigenvalue"].values
+    rank, value = np.abs(top["eigen"].values), top["eigenvalue"].values
     error = top["eigenvalue_se"].values if "eigenvalue_se" in top else np.zeros_like(value)
     safe = top["eigenvalue_se_valid"].values if "eigenvalue_se_valid" in top else np.ones(len(rank), bool)
     done = top["converged"].values.astype(bool) if "converged" in top else np.ones(len(rank), bool)
@@ -43,7 +44,7 @@ def plot_eigenvalues(result: xr.Dataset, ax: Axes, most: int = 40) -> Axes:
     count = int(result["outlier_count"]) if "outlier_count" in result else 0
     if 0 < count < len(rank):
         ax.axvline(count + 0.5, color="C1", linewidth=0.8, linestyle="--", label=f"{count} outliers")
-    ax.set_xlabel("rank from the top")
+    ax.set_xlabel(f"rank from the {end}")
     ax.set_ylabel(f"eigenvalue ({UNIT})")
     if len(rank):
         ax.legend(loc="upper right")
@@ -123,7 +124,7 @@ def spectrum_figure(result: xr.Dataset) -> Figure:
     panels: list[Panel] = []
     if "ritz_value" in result or result.sizes.get("eigen", 0) == int(result["num_params"]):
         panels.append(plot_density)
-    if result.sizes.get("eigen", 0) and bool((result["eigen"] > 0).any()):
+    if result.sizes.get("eigen", 0):
         panels.append(plot_eigenvalues)
         if bool(np.isfinite(result["gap"].sel(eigen=result["eigen"] > 0)).any()):
             panels.append(plot_gaps)

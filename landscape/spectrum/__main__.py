@@ -55,6 +55,7 @@ def main(argv: Sequence[str]) -> int:
     fingerprint = store.fingerprint({"quantity": "spectrum", **asked})
     out = run.out or options.checkpoint.with_name(f"{options.checkpoint.stem}.spectrum.nc")
     figure = run.figure or out.with_suffix(".png")
+    figures.check_format(figure)
     existing = store.find_existing(out, fingerprint, run.force)
     for line in describe_problem(problem, data):
         cli.log(line, quiet)
@@ -62,6 +63,7 @@ def main(argv: Sequence[str]) -> int:
         sizes = plan(options.spectrum, problem.num_params)
         cli.log(describe_plan(problem, sizes, options.spectrum), quiet)
         store.check_writable(out)
+        store.check_writable(figure)
         journal = Journal(out.with_name(f".{out.name}.state"), fingerprint, run.resume, parallel.rank() == 0)
         effort = Effort(options.problem.seed, memory, journal, quiet)
         result = measure(problem, options.spectrum, effort)

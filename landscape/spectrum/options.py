@@ -80,8 +80,12 @@ def plan(options: SpectrumOptions, n: int) -> Plan:
     if options.engine == "dense":
         return Plan(n, 0, 0, 0)
     if options.engine == "pyhessian":
+        if largest == 0:
+            raise InputError("--engine pyhessian needs --largest 1 or more")
         return Plan(largest, 0, 0, 0)
     probes = NUM_PROBES if options.num_probes is None else options.num_probes
+    if not largest + smallest + probes:
+        raise InputError("nothing is left to measure: ask for eigenvalues (--largest) or for a density (--num-probes)")
     return Plan(largest, smallest, probes, min(DEPTH if options.depth is None else options.depth, n))
 
 
