@@ -170,7 +170,8 @@ def test_defaults_shrink_with_the_problem_and_overlap_is_refused() -> None:
 @pytest.mark.parametrize(
     ("engine", "option"),
     [("pyhessian", {"smallest": 2}), ("pyhessian", {"per_layer": True}), ("pyhessian", {"num_probes": 3}),
-     ("dense", {"depth": 10}), ("dense", {"cross_fit": True}), ("pyhessian", {"curvature": "ggn"}), ("pyhessian", {"largest": 0})],
+     ("dense", {"depth": 10}), ("dense", {"cross_fit": True}), ("pyhessian", {"curvature": "ggn"}),
+     ("pyhessian", {"largest": 0})],
 )  # fmt: skip
 def test_engines_refuse_what_they_cannot_honour(engine: str, option: dict[str, object]) -> None:
     with pytest.raises(InputError, match=r"cannot honour|PyHessian knows only|needs --largest"):

@@ -1,6 +1,5 @@
 """A measurement that is killed goes on with ``--resume`` and ends with the same bits; an interrupt keeps its state."""
 
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -42,13 +41,15 @@ def arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     torch.save(model.state_dict(), tmp_path / "weights.pt")
     np.savez(tmp_path / "data.npz", x=source.normal(size=(60, 6)), y=source.integers(0, 3, 60))
     (tmp_path / "factory.py").write_text(
-        "from torch import nn\n\ndef make(**_):\n    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))\n"
+        "from torch import nn\n\n"
+        "def make(**_):\n    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))\n"
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
     return ["weights.pt", "--model", "factory:make", "--data", "data.npz", "--largest", "4", "--smallest", "2",
-            "--num-probes", "4", "--depth", "20", "--per-layer", "--cross-fit", "--threads", "1", "--quiet"]  # fmt: skip
+            "--num-probes", "4", "--depth", "20", "--per-layer", "--cross-fit", "--threads", "1",
+            "--quiet"]  # fmt: skip
 
 
 def start(product: int, name: str, arguments: list[str]) -> "subprocess.CompletedProcess[str]":

@@ -22,8 +22,8 @@ def _curvature(result: xr.Dataset) -> str:
 def plot_eigenvalues(result: xr.Dataset, ax: Axes, most: int = 40) -> Axes:
     """Draw the leading eigenvalues in falling order (or, where only they were measured, those from the bottom up).
 
-    Bars are standard errors over the data. Hollow markers have not converged; grey ones sit beside a gap too narrow for their error bar to hold. The vertical
-    line is the outlier count at the edge of the bulk, where one was found.
+    Bars are standard errors over the data. Hollow markers have not converged; grey ones sit beside a gap too narrow for
+    their error bar to hold. The vertical line is the outlier count at the edge of the bulk, where one was found.
     """
     end = "top" if bool((result["eigen"] > 0).any()) else "bottom"
     top = result.isel(eigen=result["eigen"].values > 0) if end == "top" else result.sortby("eigen", ascending=False)
