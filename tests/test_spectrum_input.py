@@ -34,7 +34,7 @@ class Hostile:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    Path("factory.py").write_text(FACTORY)
+    Path("input_factory.py").write_text(FACTORY)
     torch.save(weights(), "weights.pt")
     np.savez("data.npz", x=X, y=Y)
     return tmp_path
@@ -48,7 +48,7 @@ def weights(change: Callable[[dict[str, torch.Tensor]], object] = lambda _: None
 
 
 def measure(*more: str) -> int:
-    argv = ["weights.pt", "--model", "factory:make", "--data", "data.npz", "--num-probes", "2", "--depth", "4",
+    argv = ["weights.pt", "--model", "input_factory:make", "--data", "data.npz", "--num-probes", "2", "--depth", "4",
             "--largest", "2", "--smallest", "0", "--quiet", *more]  # fmt: skip
     return cli.exit_code(main, argv)
 

@@ -40,14 +40,14 @@ def arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
             p.copy_(torch.from_numpy(source.normal(size=tuple(p.shape))))
     torch.save(model.state_dict(), tmp_path / "weights.pt")
     np.savez(tmp_path / "data.npz", x=source.normal(size=(60, 6)), y=source.integers(0, 3, 60))
-    (tmp_path / "factory.py").write_text(
+    (tmp_path / "kill_factory.py").write_text(
         "from torch import nn\n\n"
         "def make(**_):\n    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))\n"
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
-    return ["weights.pt", "--model", "factory:make", "--data", "data.npz", "--largest", "4", "--smallest", "2",
+    return ["weights.pt", "--model", "kill_factory:make", "--data", "data.npz", "--largest", "4", "--smallest", "2",
             "--num-probes", "4", "--depth", "20", "--per-layer", "--cross-fit", "--threads", "1",
             "--quiet"]  # fmt: skip
 

@@ -32,7 +32,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     source = np.random.default_rng(0)
     torch.save(nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).state_dict(), tmp_path / "weights.pt")
     np.savez(tmp_path / "data.npz", x=source.normal(size=(50, 4)), y=source.integers(0, 3, 50))
-    (tmp_path / "factory.py").write_text(FACTORY)
+    (tmp_path / "ranks_factory.py").write_text(FACTORY)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
@@ -40,7 +40,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-OPTIONS = ["weights.pt", "--model", "factory:make", "--data", "data.npz", "--examples", "first", "--dtype", "float64",
+OPTIONS = ["weights.pt", "--model", "ranks_factory:make", "--data", "data.npz", "--examples", "first", "--dtype", "float64",
            "--largest", "3", "--smallest", "2", "--num-probes", "3", "--depth", "8", "--per-layer", "--cross-fit",
            "--batch-size", "14", "--threads", "1"]  # fmt: skip
 
