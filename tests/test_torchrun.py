@@ -40,9 +40,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-OPTIONS = ["weights.pt", "--model", "ranks_factory:make", "--data", "data.npz", "--examples", "first", "--dtype", "float64",
-           "--largest", "3", "--smallest", "2", "--num-probes", "3", "--depth", "8", "--per-layer", "--cross-fit",
-           "--batch-size", "14", "--threads", "1"]  # fmt: skip
+OPTIONS = ["weights.pt", "--model", "ranks_factory:make", "--data", "data.npz", "--examples", "first",
+           "--dtype", "float64", "--largest", "3", "--smallest", "2", "--num-probes", "3", "--depth", "8",
+           "--per-layer", "--cross-fit", "--batch-size", "14", "--threads", "1"]  # fmt: skip
 
 
 def torchrun(*arguments: str, ranks: int = 2) -> "subprocess.CompletedProcess[str]":
