@@ -24,6 +24,7 @@ from landscape.errors import InputError
 
 # Theory -> the module that judges its claims, and the quantities that it reads (None: all that were measured).
 THEORIES: dict[str, tuple[str, str | None]] = {
+    "imc": ("landscape.compression_claims", None),
     "gfs": ("landscape.pretraining.claims", "gfs"),
     "imp": ("landscape.imp_claims", None),
     "inertial_manifold": ("landscape.manifold_claims", "dimension"),

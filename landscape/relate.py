@@ -34,7 +34,16 @@ CELL = ("method", "level", "replicate")
 CHOSEN = {"point": "minimum", "control": "raw", "at": "minimum"}
 SPLIT = ("curvature", "pair", "split")
 # Not properties of a network, or what is to be predicted.
-LEFT_OUT = ("measured_", "accuracy", "num_examples", "num_params_total", "point_error", "path_", "target_loss")
+LEFT_OUT = (
+    "measured_",
+    "pruning_",
+    "accuracy",
+    "num_examples",
+    "num_params_total",
+    "point_error",
+    "path_",
+    "target_loss",
+)
 # What knows the test labels cannot count as a prediction of the test error.
 LABELLED = ("barrier_", "instability_", "point_")
 LEFT_OUT_ENDS = ("_seconds", "_se", "_lo", "_hi", "num_products", "_accuracy")

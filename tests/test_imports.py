@@ -33,6 +33,7 @@ RANKS = {
     "datasets": 2,
     "density": 2,
     "gaps": 2,
+    "compression_claims": 3,
     "imp_claims": 2,
     "imp_evidence": 1,
     "journal": 2,
@@ -74,7 +75,7 @@ RANKS = {
 # The half that works on stored results: it must import where there is no torch.
 ARRAYS = {
     *("errors", "schemas", "seeds", "cli", "store", "tasks", "decisions"),
-    *("density", "gaps", "imp_claims", "imp_evidence", "manifold_claims", "volume_claims"),
+    *("compression_claims", "density", "gaps", "imp_claims", "imp_evidence", "manifold_claims", "volume_claims"),
     *("pretraining", "preconditions", "figures", "accessor", "report"),
 }
 

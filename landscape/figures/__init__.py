@@ -47,6 +47,7 @@ from landscape.figures.pretraining import (
     plot_size_slopes,
     plot_slack,
 )
+from landscape.figures.pruning import comparison_figure, conditions_figure, plot_accuracy, plot_accuracy_effective
 from landscape.figures.run_figures import study_figures
 from landscape.figures.spectra import plot_density, plot_eigenvalues, plot_gaps, spectrum_figure
 from landscape.figures.surfaces import plot_line, plot_surface, surface_figure
@@ -71,10 +72,14 @@ __all__ = [
     "Studies",
     "calibration_figure",
     "check_format",
+    "comparison_figure",
+    "conditions_figure",
     "dimension_figure",
     "dimension_levels_figure",
     "gfs_figure",
     "grid_of",
+    "plot_accuracy",
+    "plot_accuracy_effective",
     "plot_barrier_matrix",
     "plot_barriers",
     "plot_chain",

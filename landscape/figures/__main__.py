@@ -21,6 +21,8 @@ FIGURES = {
     "spectrum": figures.spectrum_figure,
     "dimension": figures.dimension_figure,
     "gfs": figures.gfs_figure,
+    "comparison": figures.comparison_figure,
+    "imc": figures.conditions_figure,
     "volume": figures.volume_figure,
     "calibration": figures.calibration_figure,
     "surface": figures.surface_figure,

@@ -13,7 +13,9 @@ COMMANDS = {
     "gfs": "landscape.pruning.gfs_command",
     "gfs_channels": "landscape.pruning.gfs_channels",
     "gfs_sweep": "landscape.pruning.gfs_sweep",
+    "imc": "landscape.pruning.imc",
     "imp": "landscape.pruning.imp",
+    "score": "landscape.pruning.score",
 }
 DESCRIPTION = "Prune networks; every command has a --help of its own."
 EXAMPLE = "python -m landscape.pruning imp --model lenet_300_100 --data mnist --out data/runs/lenet"

@@ -122,8 +122,8 @@ def branch_of(run: Run, recipe: Recipe, cell: Cell) -> Branch:
 def perturbed(run: Run, recipe: Recipe, cell: Cell, start: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return a masked start moved by a multiple of the length of the next pruning step, in a random direction."""
     imp = read(run.minimum(Cell(cell.replicate, "imp", cell.level)))
-    names = list(_everything(imp, recipe.pruning))
-    mask = {name: (imp.mask or _everything(imp, recipe.pruning))[name].bool() for name in names}
+    names = list(everything(imp, recipe.pruning))
+    mask = {name: (imp.mask or everything(imp, recipe.pruning))[name].bool() for name in names}
     following = criteria.step(
         criteria.magnitude(imp.state_dict, mask), mask, recipe.pruning.fraction, recipe.pruning.scope
     )
@@ -157,10 +157,10 @@ def mask_of(run: Run, recipe: Recipe, cell: Cell) -> Mask | None:
         return None
     if cell.method == "one_shot":
         dense = read(run.minimum(Cell(cell.replicate, "imp", 0)))
-        full = _everything(dense, pruning)
+        full = everything(dense, pruning)
         return at_level(criteria.magnitude(dense.state_dict, full), full, pruning, cell.level)
     before = previous(run, cell)
-    full = _everything(before, pruning)
+    full = everything(before, pruning)
     mask = {name: m.bool() for name, m in (before.mask or full).items()}
     following = criteria.step(criteria.magnitude(before.state_dict, mask), mask, pruning.fraction, pruning.scope)
     if not cell.method.startswith("random_mask"):
@@ -183,6 +183,7 @@ def at_level(scores: dict[str, Tensor], full: Mask, pruning: PruneOptions, level
     return pruned
 
 
-def _everything(checkpoint: Checkpoint, pruning: PruneOptions) -> Mask:
+def everything(checkpoint: Checkpoint, pruning: PruneOptions) -> Mask:
+    """Return the mask that keeps all prunable weights of a network."""
     parameters = {n: t for n, t in checkpoint.state_dict.items() if not n.endswith(_BUFFERS)}
     return criteria.dense(parameters, criteria.prunable(parameters, pruning.prunable))

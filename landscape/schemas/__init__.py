@@ -23,6 +23,7 @@ from landscape.schemas.connectivity import (
 )
 from landscape.schemas.dimension import DIMENSION
 from landscape.schemas.gfs import CHILDREN, GFS
+from landscape.schemas.pruning import COMPARISON, IMC, PRUNING
 from landscape.schemas.spectrum import MATCHED, SPECTRUM, TRAJECTORY
 from landscape.schemas.verdicts import PRECONDITIONS, RELATE
 from landscape.schemas.volume import CALIBRATION, VOLUME
@@ -47,6 +48,9 @@ SCHEMAS: dict[str, dict[str, Variable]] = {
     "pruning_steps": PRUNING_STEPS,
     "gfs": GFS,
     "children": CHILDREN,
+    "pruning": PRUNING,
+    "imc": IMC,
+    "comparison": COMPARISON,
     "volume": {**VOLUME, **MATCHED},
     "calibration": CALIBRATION,
 }

@@ -107,6 +107,7 @@ COORDINATES: dict[str, Variable] = {
     "relative_size": number("1", "size rho of the perturbation relative to the weights", "relative_size"),
     "weight": label("parameter with rows", "weight"),
     "case": label("benchmark case of known truth", "case"),
+    "directory": label("run directory", "directory"),
 }
 
 # The labels of a result, which become the dims of a study.

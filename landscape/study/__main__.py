@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from landscape import cli, datasets, results, runs, store
+from landscape import cli, datasets, figures, results, runs, store
 from landscape.checkpoints import ProblemOptions
 from landscape.cli import option
 from landscape.connectivity import PathOptions
@@ -16,6 +16,7 @@ from landscape.errors import InputError
 from landscape.relate import RelateOptions, relate
 from landscape.relate import describe as describe_relations
 from landscape.spectrum import SpectrumOptions
+from landscape.study import compare
 from landscape.study.adopt import adopt
 from landscape.study.measure import Effort, measure, status
 from landscape.study.plan import Selection, words
@@ -197,6 +198,28 @@ def compact_main(argv: Sequence[str]) -> int:
     return cli.DONE
 
 
+@dataclass(frozen=True)
+class CompareArguments:
+    """Comparison."""
+
+    runs: tuple[Path, ...] = option(flag="RUN", help="directories of runs")
+    out: Path | None = option(None, help="table (default: RUN/results/comparison.nc of the first)", metavar="FILE")
+    figure: Path | None = option(None, help="figure (default: beside the table)", metavar="FILE")
+    quiet: bool = option(False, help="print nothing but the paths of table and figure")
+
+
+def compare_main(argv: Sequence[str]) -> int:
+    """Compare all pruned networks of runs."""
+    description = "Compare pruned networks: accuracy against kept weights, the cost of masks, the solutions."
+    parser = cli.Parser("study compare", description, "python -m landscape.study compare data/runs/lenet")
+    arguments, _ = cli.parse_arguments(parser, CompareArguments, argv)
+    table, out = compare.write(arguments.runs, arguments.out)
+    cli.show(compare.describe(table), arguments.quiet)
+    figure = arguments.figure or out.with_suffix(".png")
+    cli.show_paths(out, figures.save(figures.comparison_figure(table), figure))
+    return cli.DONE
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "run": run_main,
     "report": report_main,
@@ -205,6 +228,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "adopt": adopt_main,
     "relate": relate_main,
     "compact": compact_main,
+    "compare": compare_main,
 }
 
 

@@ -27,7 +27,7 @@ from landscape.checkpoints import Checkpoint
 from landscape.checkpoints.problems import check_inputs
 from landscape.datasets import Data, Sample
 from landscape.errors import InputError
-from landscape.training.loop import Loop, deterministic, evaluate, loss_of
+from landscape.training.loop import Loop, Subspace, deterministic, evaluate, loss_of
 from landscape.training.options import TrainOptions, check
 
 STATE_FORMAT = "landscape-training-1"
@@ -50,6 +50,8 @@ class Branch:
         Seeds of the initialisation, and of order, augmentation and dropout; ``TrainOptions.seed`` where None.
     method, level, replicate
         Recorded in the checkpoints.
+    subspace
+        Where all parameters move; None for everywhere.
     """
 
     start: Mapping[str, Tensor] | None = None
@@ -60,6 +62,7 @@ class Branch:
     method: str | None = None
     level: int = 0
     replicate: int = 0
+    subspace: Subspace | None = None
 
 
 @dataclass(frozen=True)
@@ -208,8 +211,8 @@ class Session:
         self.model.to(self.device)
         self.tensors = self._placed(self.data)
         self.test_tensors = None if self.test is None else self._placed(self.test)
-        first = self.branch.first_step
-        self.loop = Loop(self.model, self.loss, self.tensors, self.options, self.mask, self.data_seed, first)
+        first, inside = self.branch.first_step, self.branch.subspace
+        self.loop = Loop(self.model, self.loss, self.tensors, self.options, self.mask, self.data_seed, first, inside)
         last = self.loop.steps_per_epoch * self.options.epochs
         if not 0 <= first <= last:
             raise InputError(f"the training has {last} steps and cannot start from step {first}")
@@ -233,6 +236,8 @@ class Session:
         what |= {name: getattr(self.branch, name) for name in ("method", "level", "replicate", "first_step")}
         what |= {"start_sha256": _sha256(self.branch.start), "mask_sha256": _sha256(self.branch.mask)}
         what |= {"data_sha256": self.data.sha256, "test_sha256": None if self.test is None else self.test.sha256}
+        if (inside := self.branch.subspace) is not None:
+            what |= {"subspace_sha256": _sha256({"vectors": inside.vectors}), "complement": inside.complement}
         return store.as_json(what)
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,31 @@ from landscape.training.options import Schedule, TrainOptions
 
 PAD = 4
 EVALUATION_BATCH = 1000
+
+
+@dataclass(frozen=True, eq=False)
+class Subspace:
+    """A linear subspace in which all parameters move: a span, or its orthogonal complement.
+
+    Parameters
+    ----------
+    vectors
+        Orthonormal ``(n, K)``, over all parameters in the order of the model, each row by row.
+    complement
+        Whether they are the directions that are left out.
+    """
+
+    vectors: Tensor
+    complement: bool = False
+
+    def project(self, gradients: Sequence[Tensor]) -> None:
+        """Project the gradients of all parameters onto the subspace, in place."""
+        flat = torch.cat([g.reshape(-1) for g in gradients])
+        vectors = self.vectors.to(flat)
+        inside = vectors @ (vectors.T @ flat)
+        parts = (flat - inside if self.complement else inside).split([g.numel() for g in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
 
 
 @dataclass(eq=False)
@@ -35,6 +60,8 @@ class Loop:
         Names the order of the data, the augmentation and dropout; each epoch has streams of its own.
     first_step
         Steps that count as done: schedule and order of the data go on from there.
+    subspace
+        Where given, the parameters move in it only; with plain SGD, whose steps are sums of gradients.
     """
 
     model: nn.Module
@@ -44,6 +71,7 @@ class Loop:
     mask: Mapping[str, Tensor]
     data_seed: int
     first_step: int = 0
+    subspace: Subspace | None = None
 
     def __post_init__(self) -> None:
         parameters = dict(self.model.named_parameters())
@@ -51,6 +79,8 @@ class Loop:
         with torch.no_grad():
             for p, m in self.pruned:
                 p.mul_(m)
+        if self.subspace is not None and (self.options.optimizer != "sgd" or self.options.weight_decay or self.mask):
+            raise InputError("training in a subspace needs --optimizer sgd, no --weight-decay and no mask")
         self.optimizer = self._optimizer()
         self.steps_per_epoch = -(-len(self.data[0]) // self.options.batch_size)
         self.schedule = Schedule(self.options, self.steps_per_epoch)
@@ -107,6 +137,8 @@ class Loop:
         for p, m in self.pruned:
             if p.grad is not None:
                 p.grad.mul_(m)
+        if self.subspace is not None:
+            self.subspace.project([torch.zeros_like(p) if p.grad is None else p.grad for p in self.model.parameters()])
         self.optimizer.step()
         return mean.detach()
 

@@ -1,0 +1,96 @@
+"""Figures of pruned networks: accuracy against kept weights, and the conditions of IMC pruning over the radius."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from landscape.figures.page import Panel, panels_of
+
+MARKERS = "os^Dv<>ph*"
+# Shuffles and random masks are the null that the others stand against.
+NULL = ("_shuffled",)
+
+
+def _accuracy(table: xr.Dataset, ax: Axes, over: str, label: str) -> Axes:
+    """Draw the accuracy over a fraction of weights, a line a method; nulls are grey, error bars are over replicates."""
+    quantity = "test_accuracy" if "test_accuracy" in table else "train_accuracy"
+    markers = itertools.cycle(MARKERS)
+    for directory in table["directory"].values:
+        for method in table["method"].values.tolist():
+            rows = table.sel({"directory": directory, "method": method})
+            x, y = rows[over].values, rows[quantity].values
+            shown = np.isfinite(x) & np.isfinite(y) & (x > 0)
+            if not shown.any() or (method == "imp" and shown.sum() == 1):
+                continue
+            null = method.endswith(NULL) or method.startswith("random")
+            error = rows[f"{quantity}_se"].values if f"{quantity}_se" in rows else np.full(len(y), np.nan)
+            order = np.argsort(x[shown])
+            style = {"color": "0.7", "linestyle": ":"} if null else {}
+            ax.errorbar(
+                x[shown][order],
+                y[shown][order],
+                np.nan_to_num(error[shown][order]),
+                marker=next(markers) if not null else ".",
+                markersize=3,
+                linewidth=0.8,
+                label=None if method.endswith(NULL) else method,
+                **style,  # type: ignore[arg-type]
+            )
+    if {"imp"} <= set(table["method"].values.tolist()) and 0 in table["level"].values:
+        dense = float(table[quantity].sel({"method": "imp", "level": 0}).mean())
+        ax.axhline(dense, color="0.5", linewidth=0.8, linestyle="--")
+    ax.set_xscale("log")
+    ax.set_xlabel(label)
+    ax.set_ylabel(f"{quantity.split('_')[0]} accuracy")
+    return ax
+
+
+def plot_accuracy(table: xr.Dataset, ax: Axes) -> Axes:
+    """Draw test accuracy over the fraction of weights kept; the dashed line is the dense network."""
+    return _accuracy(table, ax, "kept", "fraction of weights kept")
+
+
+def plot_accuracy_effective(table: xr.Dataset, ax: Axes) -> Axes:
+    """Draw test accuracy over the fraction of weights that are kept and on a path from input to output."""
+    _accuracy(table, ax, "kept_effective", "kept and on a path")
+    if ax.get_legend_handles_labels()[1]:
+        ax.legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
+    return ax
+
+
+def comparison_figure(table: xr.Dataset) -> Figure:
+    """Return the figure of a comparison; layer-wise shuffles and random masks are dotted and grey."""
+    panels: list[Panel] = [plot_accuracy]
+    panels += [plot_accuracy_effective] if "kept_effective" in table else []
+    most = int(np.nanmax(table["num_replicates"].values))
+    return panels_of(table, panels, f"pruned networks, up to {most} replicates, bars: standard error")
+
+
+def plot_spectrum_and_constant(result: xr.Dataset, ax: Axes) -> Axes:
+    """Draw the gaps between the computed eigenvalues at the top, and 4 l within eps, which IMC asks them to exceed."""
+    known = result["eigenvalue"].where(result["eigen"] > 0).dropna("eigen").sortby("eigen")
+    gap = -np.diff(known.values)
+    ax.plot(known["eigen"].values[:-1], gap, marker="o", markersize=3, label=r"$\lambda_k - \lambda_{k+1}$")
+    for shell in range(result.sizes["shell"]):
+        value = 4 * float(result["lipschitz"][shell])
+        if np.isfinite(value) and value > 0:
+            radius = float(result["rho"][shell])
+            ax.axhline(value, color=f"C{shell + 1}", linewidth=0.8, linestyle="--", label=rf"$4\ell({radius:.2g})$")
+    ax.set_yscale("log")
+    ax.set_xlabel("eigenvalue $k$ from the top")
+    ax.set_ylabel("curvature")
+    ax.legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
+    return ax
+
+
+def conditions_figure(result: xr.Dataset) -> Figure:
+    """Return the figure of the conditions of one choice of IMC pruning."""
+    title = (
+        f"{int(result['num_params']):,} parameters, {int(result['num_examples']):,} examples, sampled, reconstructed"
+    )
+    return panels_of(result, [plot_spectrum_and_constant], title)

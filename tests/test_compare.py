@@ -1,0 +1,84 @@
+"""The comparison of pruned networks: means and errors over replicates, cost of masks, several runs, the figure."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from landscape import figures, preconditions, results, store
+from landscape.cli import exit_code
+from landscape.pruning import imc, imp
+from landscape.pruning.imc import Wanted
+from landscape.pruning.imc_options import PRESETS, BaseOptions
+from landscape.pruning.methods import PruneOptions, Recipe
+from landscape.pruning.settings import Settings
+from landscape.runs import Run
+from landscape.study import compare
+from landscape.study.__main__ import main
+from landscape.training import TrainOptions
+
+TRAINING = TrainOptions(model="mlp", data="digits", model_arg=("widths=4",), num_examples=100, epochs=1, device="cpu")
+SETTINGS = Settings(
+    Recipe(TRAINING, PruneOptions()), BaseOptions(k=1, fast=3, smallest=1, depth=2, curvature_examples=50)
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    root = tmp_path_factory.mktemp("compare") / "run"
+    imp.train_run(root, SETTINGS.recipe, imp.Extent(levels=2, replicates=2))
+    choices = {"imc_reconstructed": PRESETS["imc_reconstructed"]}
+    wanted = Wanted(choices, (0.64,), ("snip", "random_layerwise"), shuffles=True, replicates=2)
+    return imc.run(root, SETTINGS, wanted).run
+
+
+def test_cells_of_both_commands_are_compared(run: Run) -> None:
+    table = compare.compare([run.root])
+    methods = {"imp", "imc_reconstructed_forced", "imc_reconstructed_forced_shuffled", "snip", "snip_shuffled"}
+    assert set(table["method"].values.tolist()) == methods | {"random_layerwise"}
+    at = table.sel({"directory": "run", "level": 2})
+    kept = at["kept"].values
+    assert np.ptp(kept) == 0  # the same exact count for every method
+    assert (at["num_replicates"].values == 2).all()
+    assert float(at["mask_steps"].sel({"method": "imp"})) == 2 * 1  # one step an epoch, two levels before
+    assert float(at["mask_products"].sel({"method": "imp"})) == 0
+    assert float(at["mask_products"].sel({"method": "imc_reconstructed_forced"})) > 0
+    assert float(at["mask_gradients"].sel({"method": "snip"})) == 1
+
+
+def test_means_and_errors_are_over_replicates(run: Run) -> None:
+    table = compare.compare([run.root]).sel({"directory": "run", "method": "snip", "level": 2})
+    values = results.open_study(run.root, "pruning").sel({"method": "snip", "level": 2})["test_accuracy"].values
+    assert float(table["test_accuracy"]) == pytest.approx(values.mean())
+    assert float(table["test_accuracy_se"]) == pytest.approx(values.std(ddof=1) / 2**0.5)
+
+
+def test_the_command_writes_table_and_figure(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "table.nc"
+    assert exit_code(main, ["compare", str(run.root), "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "snip_shuffled" in printed
+    assert printed.splitlines()[-2:] == [str(out), str(tmp_path / "table.png")]
+    assert store.open_result(out).attrs["quantity"] == "comparison"
+
+
+def test_the_figure_has_a_line_a_method(run: Run) -> None:
+    figure = figures.comparison_figure(compare.compare([run.root]))
+    labels = figure.axes[0].get_legend_handles_labels()[1]
+    assert set(labels) == {"imp", "imc_reconstructed_forced", "snip", "random_layerwise"}
+    conditions = next(iter(sorted((run.root / "results" / "imc").glob("*.nc"))))
+    assert figures.conditions_figure(store.open_result(conditions)).axes[0].get_yscale() == "log"
+
+
+def test_runs_of_one_name_are_refused(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(main, ["compare", str(run.root), str(tmp_path / "run")]) == 2
+    assert "same name" in capsys.readouterr().err
+
+
+def test_verdicts_of_a_run(run: Run) -> None:
+    judged = preconditions.evaluate_preconditions(run.root, "imc")
+    text = preconditions.describe(judged)
+    assert "base_near_stationary" in text
+    assert "beats_shuffle" in text
+    everything = results.open_study(run.root)  # the new quantities stand beside the others
+    assert "imc_eigenvalue" in everything
