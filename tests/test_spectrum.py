@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,11 +11,13 @@ import xarray as xr
 from torch import nn
 
 import landscape
-from landscape import checkpoints, cli, gaps, schemas
+from landscape import checkpoints, cli, gaps, schemas, spectrum
 from landscape.errors import InputError
+from landscape.problem import Problem
 from landscape.spectrum.__main__ import main
 from landscape.spectrum.options import SpectrumOptions, plan
 from landscape.spectrum.uncertainty import data_error
+from landscape.training import TrainOptions, train
 
 
 def draws(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -165,6 +168,33 @@ def test_defaults_shrink_with_the_problem_and_overlap_is_refused() -> None:
         plan(SpectrumOptions(largest=6, smallest=5), 10)
     with pytest.raises(InputError, match="more eigenpairs than there are"):
         plan(SpectrumOptions(largest=11), 10)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"num_probes": 8, "depth": 40},
+        {"largest": 5, "smallest": 0, "num_probes": 2, "depth": 30},
+        {"cross_fit": True, "per_layer": True},
+        {"engine": "dense"},
+    ],
+)
+def test_the_plan_is_an_upper_bound_within_30_percent(options: dict[str, Any], trained_digits: Problem) -> None:
+    chosen = SpectrumOptions(**options)
+    sizes = plan(chosen, trained_digits.num_params)
+    result = spectrum.measure(trained_digits, chosen, spectrum.Effort())
+    planned = sizes.products(trained_digits.num_params, chosen, 3)
+    assert int(result["num_products"]) <= planned <= 1.3 * int(result["num_products"])
+
+
+@pytest.fixture(scope="module")
+def trained_digits(tmp_path_factory: pytest.TempPathFactory) -> Problem:
+    """A small network after a few epochs on digits."""
+    options = TrainOptions(model="mlp", model_arg=("widths=20,10",), data="digits", epochs=8, lr=0.1)
+    path = tmp_path_factory.mktemp("digits") / "ckpt.pt"
+    train(options, path)
+    return checkpoints.load(path, checkpoints.ProblemOptions(num_examples=300))
 
 
 @pytest.mark.parametrize(

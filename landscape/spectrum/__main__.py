@@ -61,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
         cli.log(line, quiet)
     if existing is None:
         sizes = plan(options.spectrum, problem.num_params)
-        cli.log(describe_plan(problem, sizes, options.spectrum), quiet)
+        cli.log(describe_plan(problem, sizes, options.spectrum, memory), quiet)
         store.check_writable(out)
         store.check_writable(figure)
         journal = Journal(out.with_name(f".{out.name}.state"), fingerprint, run.resume, parallel.rank() == 0)

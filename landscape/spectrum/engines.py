@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from landscape import dense, lanczos, stochastic
-from landscape.cli import progress
+from landscape.cli import log, progress
 from landscape.footprint import storage_bytes
 from landscape.journal import Journal
 from landscape.operators import LinearOperator
@@ -76,7 +76,7 @@ def krylov(operator: LinearOperator, sizes: Plan, options: SpectrumOptions, effo
     pairs = None
     if sizes.num_pairs:
         chosen = eigen_options(operator, sizes, options.tolerance, effort.seed, memory)
-        with _bar(sizes.most_products(operator.size), "eigenpairs", effort) as bar:
+        with _bar(sizes.pair_products(operator.size), "eigenpairs", effort) as bar:
             pairs = lanczos.eigenpairs(
                 operator,
                 chosen,
@@ -84,6 +84,8 @@ def krylov(operator: LinearOperator, sizes: Plan, options: SpectrumOptions, effo
                 save_state=effort.journal.saver("eigenpairs"),
                 progress=_teller(bar),
             )
+        if pairs.num_products > (planned := sizes.pair_products(operator.size)):
+            log(f"note: this spectrum took {pairs.num_products} products where {planned} were planned", effort.quiet)
     quadrature = None
     held = 0 if pairs is None else storage_bytes(pairs.eigenvector)
     if sizes.num_probes:

@@ -114,7 +114,7 @@ def _cross_fitted(
 def build(problem: Problem, options: SpectrumOptions, sizes: Plan, room: int) -> LinearOperator:
     """Return the operator of the curvature that is asked for, its products within so many bytes."""
     construct = {"hessian": operators.hessian, "ggn": operators.ggn, "jtj": operators.jtj}[options.curvature]
-    planned = sizes.products(problem.num_params, options.engine)
+    planned = sizes.products(problem.num_params, options)
     block = dense.BLOCK if options.engine == "dense" else max(sizes.num_probes, 1)
     return construct(problem, ProductOptions(memory=room, planned_products=planned, block=block))
 

@@ -7,10 +7,12 @@ from collections import Counter
 import numpy as np
 import xarray as xr
 
-from landscape import dense, parallel
+from landscape import parallel
 from landscape.batches import target_of
 from landscape.datasets import Data
 from landscape.problem import Problem
+from landscape.spectrum.layers import layer_slices
+from landscape.spectrum.memory import divide
 from landscape.spectrum.options import Plan, SpectrumOptions
 from landscape.spectrum.second_opinion import MOST_STEPS
 
@@ -51,18 +53,13 @@ def chance_level(problem: Problem) -> float | None:
     return share + 3 * (share * (1 - share) / total) ** 0.5
 
 
-def describe_plan(problem: Problem, sizes: Plan, options: SpectrumOptions) -> str:
-    """Return the line with the planned cost: products, an upper bound, and bytes."""
+def describe_plan(problem: Problem, sizes: Plan, options: SpectrumOptions, memory: int) -> str:
+    """Return the line with the planned cost, an upper bound: products, and bytes of vectors within the memory."""
     if options.engine == "pyhessian":
         return f"plan: power iteration for {sizes.largest} eigenpairs, at most {MOST_STEPS} products each, and a trace"
-    n, number = problem.num_params, problem.dtype.itemsize
-    products = sizes.products(n, options.engine)
-    if options.engine == "dense":
-        size = dense.COPIES * 8 * n * n
-    else:
-        basis = max(4 * sizes.num_pairs + 200 if sizes.num_pairs else 0, sizes.num_probes * (sizes.depth + 4))
-        size = min(basis, n) * n * number if not sizes.num_probes else basis * n * number
-    return f"plan: at most {products:,} products, {size / 2**30:.3g} GiB for vectors"
+    products = sizes.products(problem.num_params, options, len(layer_slices(problem)))
+    vectors = divide(problem, options, sizes, memory).vectors
+    return f"plan: at most {products:,} products, {vectors / 2**30:.3g} GiB for vectors"
 
 
 def describe_result(result: xr.Dataset) -> str:
