@@ -16,9 +16,9 @@ LARGEST, SMALLEST, NUM_PROBES, DEPTH = 20, 5, 10, 80
 
 # Eigenpairs that have not converged after so many products are returned as they are, flagged.
 PRODUCTS_PER_PAIR, PRODUCTS_SPARE = 10, 150
-# What spectra of trained networks take, with a margin: k pairs from the top took 20 + 3.6 k products (k = 1 to 100, 7,000
-# to 270,000 parameters, dense and pruned); the first few from the bottom, at the edge of a bulk, 98 to 175. Both ends
-# share one Krylov space, so the slower one counts.
+# What spectra of trained networks take, with a margin: k pairs from the top took 20 + 3.6 k products (k = 1 to 100,
+# 7,000 to 270,000 parameters, dense and pruned); the first few from the bottom, at the edge of a bulk, 98 to 175. Both
+# ends share one Krylov space, so the slower one counts.
 TOP_SPARE, TOP_PAIR, BOTTOM_SPARE, BOTTOM_PAIR = 30, 4.3, 165, 5
 # Of one layer: its largest eigenvalue.
 LAYER_PAIR = 45
