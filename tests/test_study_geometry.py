@@ -1,5 +1,7 @@
 """Volumes and dimensions in a study: measured at the points of a run of linear regressions, whose answers are known."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -180,3 +182,18 @@ def test_command(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert found.sizes["fast"] == 2
     assert exit_code(main, [*arguments, "--dimension-trajectory", "elsewhere"]) == 2
     assert "chooses --dimension-trajectory itself" in capsys.readouterr().err
+
+
+@pytest.mark.gpu
+def test_studies_agree_on_the_gpu(measured: Run, tmp_path: Path) -> None:
+    twin = Run(tmp_path / "twin", measured.description)
+    shutil.copytree(measured.root, twin.root, ignore=shutil.ignore_patterns("results"))
+    there = options(measured)
+    there = replace(there, problem=replace(there.problem, device="cuda"))
+    for quantity, name in (("volume", "log_radius"), ("dimension", "distance")):
+        chosen = Selection(quantities=(quantity,), points=("minimum", "projected"), levels=(1,))
+        for file in measure(twin, chosen, there, HERE).written:
+            found = store.open_result(file)
+            assert found.attrs["device"] == "cuda"
+            same = store.open_result(measured.root / file.relative_to(twin.root))
+            np.testing.assert_allclose(found[name], same[name], rtol=1e-6, atol=1e-6)

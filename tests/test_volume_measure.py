@@ -255,3 +255,15 @@ def test_bad_options_are_refused(change: dict[str, Any], message: str) -> None:
 def test_unknown_keywords_are_refused() -> None:
     with pytest.raises(InputError, match="unknown option 'direction'"):
         landscape.measure_volume(network(), "cross_entropy", data(), direction=3)
+
+
+@pytest.mark.gpu
+def test_the_measurement_agrees_on_the_gpu() -> None:
+    """Directions come from streams of the host, so that both devices search along the same ones."""
+    asked = {**FEW, "estimators": ("section", "occam", "star", "preconditioned", "prunable"), "dense": 0, "rank": 6}
+    found = [
+        landscape.measure_volume(network(), "cross_entropy", data(), device=device, **asked)
+        for device in ("cpu", "cuda")
+    ]
+    for name in ("section_stiffness", "occam_factor", "log_radius", "log_volume", "prunable_fraction"):
+        assert_close(found[1][name], found[0][name], rtol=1e-6, atol=1e-6)
