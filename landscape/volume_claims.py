@@ -11,7 +11,8 @@ claim                               statement (effect; ``>`` order claim, ``~`` 
                                     ratio of ``relative_noise_tolerance``, level before over level; >)
 ``prunable_fraction_falls``         the spectrum allows to prune less than a level before (fraction; >)
 ``random_pruning_as_predicted``     the spectrum predicts which fraction of random weights can go before the loss rises
-                                    by the cutoff (fraction tried out minus predicted; ~ 0.05)
+                                    by the cutoff with the others at their optimum (that fraction on the quadratic model
+                                    minus the predicted one; ~ 0.05)
 ``magnitude_beats_prediction``      smallest weights first, more can go than it predicts (same difference; >)
 ==================================  ====================================================================================
 
@@ -30,7 +31,8 @@ NUMBER                  of a point
 Controls: ``raw`` (KL neighbourhood), ``loss_matched`` (the point of lower loss softened), ``function`` (normalised
 distance of outputs), and ``geometric``, which holds where the last two hold and fails where one fails. Comparisons of
 points stay within one mask, one set of examples and one set of directions. Claims across levels are ``not resolved:
-sample-limited`` where the examples bound the rank of the curvature below 3 times the number of parameters. Noise:
+sample-limited`` where the examples bound the rank of the curvature below 3 times the number of parameters, and so are
+those of prunable fractions, which a curvature of low rank makes large by itself. Noise:
 replicates and ``retrained``. Sources: Saleem, Ahuja, Prasad, Lall 2024, arXiv:2403.15022 (their volumes, section and
 Monte Carlo); Paul et al. 2023, arXiv:2210.03044 (prunable fraction; our reconstruction). The delta is ours.
 """
@@ -51,6 +53,7 @@ from landscape.imp_evidence import Values
 
 PREDICTION_DELTA = 0.05
 LIMITED = 3
+ROUGH = 0.1  # relative residual of the optimum beside pruned weights
 KL, FUNCTION = "ggn", "jtj"  # the curvature of a neighbourhood is its label in a study
 CONTROLS = ("raw", "loss_matched", "function")
 CALIBRATED = "calibrated"
@@ -214,7 +217,7 @@ def _across_levels(study: xr.Dataset) -> list[Finding]:
     if own is None:
         return []
     tables, found = dict(numbers(own)), []
-    limited = (own["rank_bound"] < LIMITED * own["num_params"]).any("replicate")
+    limited = _limited(own)
     rows = (
         ("noise_tolerance_falls", "tolerance", "a weight tolerates less relative noise than a level before", SALEEM),
         ("prunable_fraction_falls", "prunable", "less can be pruned than a level before", PAUL),
@@ -229,7 +232,7 @@ def _across_levels(study: xr.Dataset) -> list[Finding]:
             {"level": levels[1:], "replicate": values["replicate"]},
             ("level", "replicate"),
         )
-        short = limited.sel(level=levels).values
+        short = np.isin(levels, limited)
         obstacles = {
             int(level): "sample-limited"
             for level, a, b in zip(levels[1:], short[:-1], short[1:], strict=True)
@@ -244,8 +247,8 @@ def _across_levels(study: xr.Dataset) -> list[Finding]:
     return found
 
 
-def tried_fraction(increase: xr.DataArray, cutoff: xr.DataArray) -> xr.DataArray:
-    """Return the fraction at which the loss has risen by the cutoff, between the fractions tried (0 costs nothing).
+def crossing_fraction(increase: xr.DataArray, cutoff: xr.DataArray) -> xr.DataArray:
+    """Return the fraction at which an increase reaches the cutoff, between the fractions known (0 costs nothing).
 
     Where even the largest fraction costs less, that one is returned: a lower bound.
     """
@@ -268,17 +271,30 @@ def tried_fraction(increase: xr.DataArray, cutoff: xr.DataArray) -> xr.DataArray
 
 def _prunable(study: xr.Dataset) -> list[Finding]:
     own = cells(study, "imp", "minimum", "raw", KL)
-    if own is None or not {"tried_increase", "prunable_fraction", "cutoff"} <= set(own.data_vars):
+    if own is None or not {"relaxed_increase", "prunable_fraction", "cutoff"} <= set(own.data_vars):
         return []
+    rough = (own["relaxed_residual"] > ROUGH).any(["fraction", "order", "replicate"])
+    obstacles = {
+        int(level): "the other weights are not at their optimum" for level in rough["level"].values[rough.values]
+    }
+    obstacles |= dict.fromkeys(_limited(own), "sample-limited")
     raw, gain = {"control": "raw"}, {}
     for order in ("random", "magnitude"):
-        tried = tried_fraction(own["tried_increase"].sel(order=order), own["cutoff"])
-        gain[order] = _known(tried - own["prunable_fraction"].sel(order=order))
+        allowed = crossing_fraction(own["relaxed_increase"].sel(order=order), own["cutoff"])
+        gain[order] = _known(allowed - own["prunable_fraction"].sel(order=order))
     found = absence_claim(
         "random_pruning_as_predicted", "the spectrum predicts what random pruning costs", gain["random"]
     )
     statement = "smallest weights first, more can go than the spectrum predicts"
-    return found + order_claim("magnitude_beats_prediction", statement, PAUL, Evidence(gain["magnitude"], labels=raw))
+    found += order_claim("magnitude_beats_prediction", statement, PAUL, Evidence(gain["magnitude"], labels=raw))
+    return stopped(found, obstacles)
+
+
+def _limited(found: xr.Dataset) -> list[int]:
+    """Return the levels at which the examples bound the rank of the curvature too low."""
+    short = (found["rank_bound"] < LIMITED * found["num_params"]).any("replicate")
+    levels: list[int] = short["level"].values[short.values].tolist()
+    return levels
 
 
 def absence_claim(claim: str, statement: str, effects: Values) -> list[Finding]:
