@@ -1,5 +1,7 @@
 """Children of checkpoints: planted agreement and disagreement, and when the masks of a training settle."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -56,6 +58,7 @@ def test_command_compares_the_children_of_every_checkpoint(run, tmp_path, capsys
     for step in (0, 3):
         first, second = (checkpoints.read(folder / f"step_{step:06d}_{c}.pt") for c in "ab")
         assert first.step == second.step == 4
+        assert json.loads(first.options)["first_step"] == step
         assert any(not first.state_dict[n].equal(second.state_dict[n]) for n in first.state_dict)
         for child in (first, second):
             assert all(not child.state_dict[n][~m].any() for n, m in mask.items())

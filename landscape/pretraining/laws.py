@@ -30,6 +30,7 @@ from landscape.seeds import numpy_generator
 Floats = NDArray[np.float64]
 
 UNBOUNDED = 1e3  # a slope, in units of the spread of the thresholds, beyond which an interval has no end
+LEAST_ERRORS = 1.5  # standard errors of the likelihood that the interval of a slope spans at least to either side
 LEAST_SCATTER = 1e-3  # of log t: below it the likelihood of intervals no longer changes
 
 
@@ -208,7 +209,9 @@ class Slope:
     value
         At the maximum of the likelihood.
     lo, hi
-        The hull of the two intervals below.
+        The bootstrap's interval, widened to 1.5 standard errors of the likelihood where it is narrower than that: if
+        the grid of checkpoints makes the replicates agree, their spread does not say how well the slope is known. (The
+        hull of both intervals below would cover 98 % of the time by construction, this one 93 to 97 %.)
     profile_lo, profile_hi
         Where the likelihood, maximised over the rest, is not significantly lower: it knows what the grid of
         checkpoints leaves open.
@@ -258,9 +261,14 @@ def _slope(x: Floats, lower: Floats, upper: Floats, replicate: NDArray[np.int64]
     line = _Line(x - centre, lower / unit, upper / unit)
     best, most = line.maximum()
     quantile = scipy.stats.t.ppf((1 + options.confidence) / 2, max(len(x) - 3, 1))
-    profile = [line.profile_end(best, most - quantile**2 / 2, side) for side in (-1.0, 1.0)]
-    bootstrap = _bootstrap(line, best, replicate, options) or profile
-    ends = [v * unit for v in (min(profile[0], bootstrap[0]), max(profile[1], bootstrap[1]), *profile, *bootstrap)]
+    profile, least = (
+        [line.profile_end(best, most - errors**2 / 2, side) for side in (-1.0, 1.0)]
+        for errors in (quantile, min(quantile, LEAST_ERRORS))
+    )
+    bootstrap = _bootstrap(line, best, replicate, options)
+    if bootstrap is None:
+        bootstrap = least = profile
+    ends = [v * unit for v in (min(least[0], bootstrap[0]), max(least[1], bootstrap[1]), *profile, *bootstrap)]
     return Slope(best * unit, *ends)
 
 
