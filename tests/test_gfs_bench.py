@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from landscape import datasets, losses, models
 from landscape.datasets import Sample
-from landscape.pruning import gfs_layers
+from landscape.pruning import gfs_layers, gfs_metric
 from landscape.pruning.gfs import SelectOptions, select
 from landscape.pruning.gfs_layers import LossOptions
 from landscape.pruning.gfs_neurons import Neurons, activations
@@ -116,32 +116,32 @@ def operations(function):
 
 @pytest.fixture(scope="module")
 def resnet():
-    """Return a ResNet-20 after two passes over 4,000 images, and 5,000 images."""
+    """Return a ResNet-20 after five passes over 5,000 images, these, and 1,000 test images."""
     torch.set_num_threads(2)
-    data = datasets.load("cifar10", "train", Sample(5000))
+    data, held = datasets.load("cifar10", "train", Sample(5000)), datasets.load("cifar10", "test", Sample(1000))
     model = models.build("resnet20", input_shape=(3, 32, 32), num_outputs=10)
-    options = TrainOptions("resnet20", "cifar10", epochs=2, batch_size=128, lr=0.1, momentum=0.9)
-    loop = Loop(model, losses.by_name("cross_entropy"), (data.x[:4000], data.y[:4000]), options, {}, 0)
-    for epoch in (1, 2):
+    options = TrainOptions("resnet20", "cifar10", epochs=5, batch_size=128, lr=0.1, momentum=0.9, schedule="cosine")
+    loop = Loop(model, losses.by_name("cross_entropy"), (data.x, data.y), options, {}, 0)
+    for epoch in range(1, 6):
         loop.run_epoch(epoch, lambda step: None)
-    return Network(model.eval()), data.x, data.y
+    return Network(model.eval()), data, held
 
 
 @pytest.mark.bench
 @pytest.mark.parametrize(("place", "num_picks"), [(1, 8), (4, 16), (7, 24)])
 def test_a_layer_of_resnet20_against_the_released_procedure(resnet, place, num_picks):
-    network, x, y = resnet
-    site = network.sites()[place]
-    judge = Suffix.of(network, site, x[4000:])
+    network, data, held = resnet
+    site, x, y = network.sites()[place], data.x[:512], data.y[:512]
+    parts = zip(held.x.split(100), held.y.split(100), strict=True)
+    judges = [(Suffix.of(network, site, part), labels) for part, labels in parts]
     with torch.no_grad():
         _, forward = operations(lambda: network.model(x[:128]))
 
     def judged(mask):
-        parts = torch.as_tensor(mask, dtype=torch.float32)[None]
-        return gfs_layers.mask_losses(judge, y[4000:], parts).item()
+        one = torch.as_tensor(mask, dtype=torch.float32)[None]
+        return np.mean([gfs_layers.mask_losses(judge, labels, one).item() for judge, labels in judges])
 
-    batches = list(zip(x[:512].split(128), y[:512].split(128), strict=True))
-    mask, passes = released(network, site, batches, num_picks)
+    mask, passes = released(network, site, list(zip(x.split(128), y.split(128), strict=True)), num_picks)
     figures = {
         "layer, channels, picks": f"{site} {site.num_channels} {num_picks}",
         "dense loss": f"{judged(np.full(site.num_channels, 1 / site.num_channels)):.4f}",
@@ -149,18 +149,21 @@ def test_a_layer_of_resnet20_against_the_released_procedure(resnet, place, num_p
     }
 
     def imitate():
-        path, _ = gfs_layers.imitate(Suffix.of(network, site, x[:512]), SelectOptions(4 * site.num_channels))
+        path, _ = gfs_layers.imitate(Suffix.of(network, site, x[:128]), SelectOptions(4 * site.num_channels))
         allowed = np.flatnonzero(path.num_distinct <= num_picks)
         return path.weight(int(allowed[np.argmin(path.loss[allowed])]) + 1)
 
-    def by_loss(screen):
-        part = Suffix.of(network, site, x[:128])
-        return gfs_layers.select_by_loss(part, y[:128], LossOptions(num_picks, screen)).weight(num_picks)
+    def by_curvature():
+        products = gfs_metric.sensitive_imitation(Suffix.of(network, site, x[:128]))
+        return gfs_metric.pursue(products, num_picks)[0]
 
-    ways = {"imitation": imitate, "screen of 1": lambda: by_loss(1), "screen of 3": lambda: by_loss(3)}
-    for name, choose in ways.items():
+    def by_loss():
+        part = Suffix.of(network, site, x[:128])
+        return gfs_layers.select_by_loss(part, y[:128], LossOptions(num_picks, 3)).weight(num_picks)
+
+    for name, choose in {"imitation": imitate, "curvature": by_curvature, "screen of 3": by_loss}.items():
         weight, cost = operations(choose)
         figures[f"{name}: loss, passes, times fewer"] = (
-            f"{judged(weight):.4f} {cost / forward:.1f} {passes * forward / cost:.0f}"
+            f"{judged(weight):.4f} {cost / forward:.2f} {passes * forward / cost:.0f}"
         )
     report(**figures)

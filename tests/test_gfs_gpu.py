@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from landscape.models import build
-from landscape.pruning import gfs_layers
+from landscape.pruning import gfs_layers, gfs_metric
 from landscape.pruning.gfs import SelectOptions, select
 from landscape.pruning.gfs_cells import PretrainOptions, Spec, run_cell
 from landscape.pruning.gfs_channels import ChannelOptions, prune, recalibrate
@@ -84,11 +84,19 @@ def test_channels_are_those_of_the_cpu(device):
         network = Network(here)
         suffix = Suffix.of(network, network.sites()[4], x.to(place))
         picks = gfs_layers.select_by_loss(suffix, y.to(place), gfs_layers.LossOptions(6)).picks
+        noticed, _ = gfs_metric.pursue(gfs_metric.sensitive_imitation(suffix), 4)
         pruned = prune(here, x.to(place), y.to(place), ChannelOptions(flops=0.5))
         recalibrate(pruned.model, x.to(place))
-        found.append((list(picks), [layer.kept for layer in pruned.layers], pruned.model(x.to(place)).detach().cpu()))
-    assert found[0][:2] == found[1][:2]
-    torch.testing.assert_close(found[0][2], found[1][2])
+        found.append(
+            (
+                list(picks),
+                list(np.flatnonzero(noticed)),
+                [layer.kept for layer in pruned.layers],
+                pruned.model(x.to(place)).detach().cpu(),
+            )
+        )
+    assert found[0][:3] == found[1][:3]
+    torch.testing.assert_close(found[0][3], found[1][3])
 
 
 @pytest.mark.parametrize("device", DEVICES)

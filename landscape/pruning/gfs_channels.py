@@ -23,7 +23,7 @@ from landscape.checkpoints.problems import DEVICES
 from landscape.cli import option
 from landscape.datasets import EXAMPLES, NORMALIZE
 from landscape.errors import InputError
-from landscape.pruning import gfs_layers
+from landscape.pruning import gfs_layers, gfs_metric
 from landscape.pruning.gfs import Floats, SelectOptions
 from landscape.pruning.gfs_layers import LossOptions
 from landscape.pruning.gfs_sites import Network, Site, Suffix
@@ -41,7 +41,9 @@ class ChannelOptions:
 
     flops: float = option(0.6, help="fraction of the multiplications that is kept", metavar="F")
     by: str = option(
-        "imitate", help="what a selection keeps: pre-activations, or the loss", choices=("imitate", "loss")
+        "imitate",
+        help="what a selection keeps: pre-activations, those that the loss notices (weights are free), or the loss",
+        choices=("imitate", "curvature", "loss"),
     )
     batch: int = option(512, help="training examples on which channels are selected", metavar="B")
     screen: int = option(8, help="channels tried exactly at each step of --by loss", metavar="S")
@@ -98,10 +100,10 @@ class Layer:
     Attributes
     ----------
     error
-        Half the mean squared error of the next pre-activations over half their mean square (``imitate``), or the cross
-        entropy on the batch (``loss``).
+        Half the mean squared error of the next pre-activations over half their mean square (``imitate``; in the metric
+        of the loss for ``curvature``), or the cross entropy on the batch (``loss``).
     certificate
-        The bound V / 2k on the former, in the same unit; NaN for ``loss``.
+        The bound V / 2k on the former, in the same unit; NaN for the other two.
     """
 
     site: Site
@@ -193,6 +195,11 @@ def _choose(suffix: Suffix, y: Tensor, number: int, options: ChannelOptions) -> 
     if options.by == "loss":
         path = gfs_layers.select_by_loss(suffix, y, LossOptions(number, options.screen))
         size, error, certificate = len(path.picks), float(path.loss[-1]), float("nan")
+    elif options.by == "curvature":
+        products = gfs_metric.sensitive_imitation(suffix)
+        weight, left = gfs_metric.pursue(products, number)
+        error = left / max(products.target_norm2 / 2, np.finfo(float).tiny)
+        return weight, Layer(suffix.site, int(np.count_nonzero(weight)), error, float("nan"))
     else:
         path, products = gfs_layers.imitate(suffix, SelectOptions(PICKS * channels))
         allowed = np.flatnonzero(path.num_distinct <= number)

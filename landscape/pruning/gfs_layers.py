@@ -183,7 +183,7 @@ def fold(network: Network, site: Site, weight: Floats) -> dict[str, Tensor]:
     Channel c of the consumer's weight is scaled by C a_c. The mask has an entry for every parameter with channels of
     the site.
     """
-    keep = torch.from_numpy(weight > 0)
+    keep = torch.from_numpy(weight != 0)
     if not bool(keep.any()):
         raise InputError(f"no channel of {site.producer} is kept")
     modules = network.modules

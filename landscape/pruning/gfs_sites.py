@@ -167,12 +167,16 @@ class Suffix:
 
         The candidates are stacked on the batch axis. Cost: M forward passes from the site on.
         """
-        count, batch = len(weight), len(self.features)
         scaled = self.channels()[None] * (self.site.num_channels * weight)[:, None, :, None]
+        return self.outputs(scaled.flatten(0, 1)).unflatten(0, (len(weight), len(self.features)))
+
+    def outputs(self, channels: Tensor) -> Tensor:
+        """Return the outputs for channels ``(M B, C, P)`` in place of the features: M versions of the batch in turn."""
+        count = len(channels) // len(self.features)
         values: dict[fx.Node, Any] = {
             node: value.expand(count, *value.shape).flatten(0, 1) for node, value in self.kept.items()
         }
-        values[self.entry] = scaled.reshape(count * batch, *self.features.shape[1:])
+        values[self.entry] = channels.reshape(len(channels), *self.features.shape[1:])
         output = self.network.run(self.nodes, values)
         assert isinstance(output, Tensor)
-        return output.reshape(count, batch, *output.shape[1:])
+        return output
