@@ -6,19 +6,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import data_directory
 
-from landscape import results
+from landscape import cli, datasets, results
 from landscape.checkpoints import ProblemOptions
 from landscape.connectivity import PathOptions
+from landscape.preconditions import main as judge
 from landscape.pruning import imp
+from landscape.pruning.__main__ import main as prune
 from landscape.pruning.imp import Extent
 from landscape.pruning.methods import PruneOptions, Recipe
 from landscape.spectrum import SpectrumOptions
 from landscape.study import AlignmentOptions, Effort, MeasureOptions, Selection, measure
+from landscape.study.__main__ import main as study_command
 from landscape.tasks import TaskOptions
 from landscape.training import TrainOptions
 
-QUANTITIES = ("curves", "connectivity", "renewal", "spectrum")
+QUANTITIES = ("curves", "connectivity", "renewal", "spectrum", "trajectory")
 
 
 def options(device: str, num_examples: int) -> MeasureOptions:
@@ -30,22 +34,39 @@ def options(device: str, num_examples: int) -> MeasureOptions:
     )
 
 
+@pytest.fixture(scope="module")
+def few_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """2,000 images of CIFAR-10 to train on and 500 to test on, as files of one's own would be given."""
+    root = data_directory("cifar-10-batches-py")
+    parts = [
+        datasets.load("cifar10", split, datasets.Sample(n), root=root) for split, n in (("train", 2000), ("test", 500))
+    ]
+    file = tmp_path_factory.mktemp("cifar10") / "few.npz"
+    (x, y), (x_test, y_test) = ((part.x.numpy(), part.y.numpy()) for part in parts)
+    np.savez(file, x=x, y=y, x_test=x_test, y_test=y_test)
+    return file
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("model", "rewind_step"), [("conv_2", 0), ("resnet20", 4)])
-def test_convolutional_networks_on_cifar10(tmp_path: Path, model: str, rewind_step: int) -> None:
-    small = ("width=8",) if model == "conv_2" else ("width=4",)
-    training = TrainOptions(
-        model=model, data="cifar10", model_arg=small, num_examples=2000, epochs=2, lr=0.05, momentum=0.9,
-        weight_decay=1e-4, augment="flip_crop", device="cpu",
-    )  # fmt: skip
-    recipe = Recipe(training, PruneOptions(rewind_step=rewind_step))
-    run = imp.train_run(tmp_path / "run", recipe, Extent(levels=2, replicates=1, methods=("fine_tune",)))
-    selection = Selection(quantities=QUANTITIES, points=("minimum", "projected"), levels=(2,))
-    measure(run, selection, options("cpu", 500), Effort(TaskOptions()))
-    study = results.open_study(run.root).squeeze(["replicate", "level"], drop=True)
+@pytest.mark.parametrize(("model", "width", "rewind_step"), [("conv_2", 8, 0), ("resnet20", 4, 4)])
+def test_convolutional_networks_through_the_commands(
+    few_images: Path, tmp_path: Path, model: str, width: int, rewind_step: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = str(tmp_path / "run")
+    train = f"imp --model {model} --model-arg width={width} --data {few_images} --levels 2 --replicates 1 --epochs 2"
+    more = f"--lr 0.05 --momentum 0.9 --weight-decay 1e-4 --augment flip_crop --rewind-step {rewind_step} --device cpu"
+    assert cli.exit_code(prune, [*train.split(), *more.split(), "--methods", "fine_tune", "--out", run, "--quiet"]) == 0
+    sizes = "--largest 5 --smallest 1 --num-probes 1 --depth 5 --num-positions 4 --num-refinements 1 --num-bootstrap 10"
+    words = (
+        f"measure {run} --quantities {','.join(QUANTITIES)} --points minimum,projected --levels 2 --num-examples 500"
+    )
+    assert cli.exit_code(study_command, [*words.split(), *sizes.split(), "--device", "cpu", "--quiet"]) == 0
+    study = results.open_study(run).squeeze(["replicate", "level"], drop=True)
     chosen = study["eigenvalue"].sel({"method": "imp", "control": "raw", "curvature": "hessian"})
     assert np.isfinite(chosen.sel(point=["minimum", "projected"])).all()
     assert float(study["barrier_loss"].sel({"method": "imp", "pair": "previous -> minimum", "split": "train"})) >= 0
+    assert cli.exit_code(judge, [run, "--theory", "imp"]) == 0
+    assert "training_refills" in capsys.readouterr().out
 
 
 @pytest.mark.gpu
@@ -60,7 +81,7 @@ def test_run_and_study_on_a_cuda_device(tmp_path: Path) -> None:
     for root, device in ((run, "cuda"), (again, "cpu")):
         measure(root, selection, options(device, 200), Effort(TaskOptions()))
     one, two = (results.open_study(r.root) for r in (run, again))
-    for name in ("eigenvalue", "path_loss", "distance", "fraction_below"):
+    for name in ("eigenvalue", "path_loss", "distance", "fraction_below", "epoch_eigenvalue"):
         np.testing.assert_allclose(one[name], two[name], rtol=2e-3, atol=1e-4)
 
 

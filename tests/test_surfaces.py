@@ -141,3 +141,14 @@ def test_the_command_writes_the_surface_and_its_figure(checkpoint: Path, capsys:
     assert cli.exit_code(surfaces.main, [*several, "--axes", "1", "--force"]) == cli.BAD_INPUT
     assert "leave out --axes" in capsys.readouterr().err
     assert cli.exit_code(surfaces.main, [str(checkpoint)] * 4 + words[1:]) == cli.BAD_INPUT
+
+
+@pytest.mark.gpu
+def test_a_surface_on_a_cuda_device(checkpoint: Path, tmp_path: Path):
+    found = []
+    for device in ("cpu", "cuda"):
+        out = tmp_path / f"{device}.nc"
+        words = [str(checkpoint), "--directions", "eigenvectors", "--num-positions", "3", "--device", device]
+        assert cli.exit_code(surfaces.main, [*words, "--quiet", "--out", str(out)]) == cli.DONE
+        found.append(store.open_result(out))
+    np.testing.assert_allclose(found[1]["surface_loss"], found[0]["surface_loss"], rtol=2e-2)
