@@ -38,12 +38,15 @@ def difference(first: Values, second: Values) -> Values:
 def log_ratio(upper: Values, lower: Values) -> Values:
     """Return the mean over the leading positive eigenvalues of log(upper / lower), ``(level, replicate)``.
 
-    At a level only those eigenvalues enter that all its replicates have, so that replicates are the same statistic.
+    At a level only those eigenvalues enter that all its replicates have, so that replicates are the same statistic. Two
+    points that were measured on different numbers of examples are not compared.
     """
     if upper is None or lower is None:
         return None
     upper, lower = xr.align(upper, lower, join="inner")
     both = (upper > 0) & (lower > 0) & (upper["eigen"] > 0)
+    if "num_examples" in upper.coords and "num_examples" in lower.coords:
+        both &= upper.coords["num_examples"] == lower.coords["num_examples"]
     both &= (both | ~both.any("eigen")).all("replicate")
     ratio = logarithm(upper.where(both) / lower.where(both)).mean("eigen").dropna("level", how="all")
     return ratio if ratio.size else None
@@ -56,16 +59,23 @@ def logarithm(values: xr.DataArray) -> xr.DataArray:
 
 
 def eigenvalues(study: xr.Dataset, method: str, point: str, control: str) -> Values:
-    """Return the eigenvalues of a point of a pair under a control, ``(eigen, level, replicate)``.
+    """Return the eigenvalues of a point of a pair under a control, ``(eigen, level, replicate)``, with their examples.
 
     Under loss and checkpoint matching one of the two points was replaced, and the other stays raw; ``normalised`` is
     J'J over the spread of the outputs.
     """
-    if control == "normalised":
-        values = pick(study, "eigenvalue", method=method, point=point, control="raw", curvature="jtj")
-        spread = pick(study, "output_spread", method=method, point=point, control="raw", curvature="jtj")
-        return None if values is None or spread is None else values / spread
-    return pick(study, "eigenvalue", method=method, point=point, control=control, curvature="hessian")
+    raw = control == "normalised"
+    place = {"method": method, "point": point, "control": "raw" if raw else control}
+    place["curvature"] = "jtj" if raw else "hessian"
+    values, examples = (pick(study, name, **place) for name in ("eigenvalue", "num_examples"))
+    if values is None:
+        return None
+    if examples is not None:
+        values = values.assign_coords(num_examples=examples.reindex_like(values.isel(eigen=0)))
+    if control != "normalised":
+        return values
+    spread = pick(study, "output_spread", **place)
+    return None if spread is None else values / spread
 
 
 def spectral_pair(study: xr.Dataset, method: str, control: str) -> Values:

@@ -174,6 +174,18 @@ def test_replicates_with_fewer_eigenvalues_are_compared_on_those_that_all_have()
     np.testing.assert_allclose(part.sel(level=1), [0.4, 0.4, np.nan], atol=1e-12)
 
 
+def test_points_on_different_numbers_of_examples_are_not_compared() -> None:
+    study = planted(1.0)
+    study["num_examples"] = xr.full_like(study["output_spread"], 2000.0)
+    before = imp_claims.spectral_pair(study, "fine_tune", "raw")
+    plain = imp_claims.spectral_pair(planted(1.0), "fine_tune", "raw")
+    xr.testing.assert_equal(before.drop_vars("num_examples"), plain)
+    study["num_examples"].loc[{"method": "imp", "level": 4, "replicate": 1}] = 10000.0
+    part = imp_claims.spectral_pair(study, "fine_tune", "raw")
+    assert np.isnan(part.sel(level=4)).values.tolist() == [False, True, False]
+    assert part.sel(level=10).notnull().all()
+
+
 def test_the_matched_point_replaces_the_right_side() -> None:
     """Under loss matching only the point of lower loss is replaced; the other keeps its raw eigenvalues."""
     study = planted(0.0, noise=0.0)

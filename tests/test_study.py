@@ -181,6 +181,7 @@ def test_the_study_opens_with_its_labels(measured: Run) -> None:
     matrix = study["matrix_barrier_loss"].sel({"method": "imp", "replicate": 0, "split": "train"})
     np.testing.assert_array_equal(matrix, matrix.T)
     assert study["projected_loss"].sel({"method": "imp", "level": 1, "replicate": 0}).notnull().all()
+    assert study["projected_loss"].sel({"method": "fine_tune"}).isnull().all()
     assert float(study["fraction_below"].sel(at="projected").max()) == 0.0
 
 
