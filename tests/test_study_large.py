@@ -1,14 +1,15 @@
 """Runs and studies at more than toy size: convolutions, throughput, a CUDA device."""
 
+import json
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import data_directory
+from helpers import ROOT, data_directory
 
-from landscape import cli, datasets, results
+from landscape import cli, datasets, results, store
 from landscape.checkpoints import ProblemOptions
 from landscape.connectivity import PathOptions
 from landscape.preconditions import main as judge
@@ -16,6 +17,7 @@ from landscape.pruning import imp
 from landscape.pruning.__main__ import main as prune
 from landscape.pruning.imp import Extent
 from landscape.pruning.methods import PruneOptions, Recipe
+from landscape.runs import Cell
 from landscape.spectrum import SpectrumOptions
 from landscape.study import AlignmentOptions, Effort, MeasureOptions, Selection, measure
 from landscape.study.__main__ import main as study_command
@@ -99,3 +101,22 @@ def test_throughput_of_two_workers(tmp_path: Path) -> None:
         f"8 spectra: {seconds[1]:.1f} s with one worker, {seconds[2]:.1f} s with two ({seconds[1] / seconds[2]:.2f}x)"
     )
     assert seconds[1] / seconds[2] > 1.7
+
+
+@pytest.mark.slow
+def test_a_cell_of_the_reference_study_is_trained_again(tmp_path: Path) -> None:
+    """Its dense network of replicate 0 on this machine: the same to the last bit only where torch is the same."""
+    stored = results.open_study(ROOT / "data" / "reference" / "imp_mnist.nc")
+    data_directory("mnist")
+    known = json.loads(stored.attrs["options"])["description"]
+    training, pruning = (
+        {name: tuple(value) if isinstance(value, list) else value for name, value in known[part].items()}
+        for part in ("training", "pruning")
+    )
+    recipe = Recipe(TrainOptions(**training), PruneOptions(**pruning), known["threads"])
+    run = imp.train_run(tmp_path / "run", recipe, Extent(levels=0, replicates=1))
+    assert run.fingerprint == json.loads(stored.attrs["options"])["run"]
+    curves = store.open_result(run.folder(Cell(0, "imp", 0)) / "curves.nc").isel(epoch=-1)
+    wanted = stored.isel(epoch=-1).sel({"method": "imp", "level": 0, "replicate": 0})
+    assert float(curves["test_accuracy"]) == pytest.approx(float(wanted["test_accuracy"]), abs=0.003)
+    assert float(curves["train_loss"]) == pytest.approx(float(wanted["train_loss"]), rel=0.1)
