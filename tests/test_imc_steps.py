@@ -5,10 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from landscape import operators
-from landscape.dimension import DimensionOptions, testbed
-from landscape.dimension.answers import ConeSamples
-from landscape.dimension.base import measure_base
+from landscape.dimension import testbed
 from landscape.dimension.lipschitz import LipschitzSamples
 from landscape.dimension.rules import FOUND, NONE, GapResult
 from landscape.errors import InputError
@@ -212,17 +209,3 @@ def test_names_say_what_a_choice_is() -> None:
     assert list(choices_of(changed, BaseOptions(k=100))) == ["imc_gap_2l_slow_leverage_continued_at_k_000100"]
     with pytest.raises(InputError, match="unknown --rule 'guess'"):
         choices_of(ChoiceOptions(rule="guess"), BaseOptions())
-
-
-def test_markers_of_the_spectrum_come_from_the_hessian() -> None:
-    problem = planted()
-    found = measure_base(problem, DimensionOptions(fast=4, smallest=1, num_probes=1), 0, Journal(), lambda _: None)
-    values = torch.linalg.eigvalsh(operators.hessian(problem) @ torch.eye(SIZE, dtype=torch.float64)).flip(0)
-    np.testing.assert_allclose(found.top, values[:4], rtol=1e-10)
-    empty = ConeSamples(*(np.zeros((0, 4)),) * 4, 0)
-    assert (
-        imc_steps.evidence_of(
-            found, LipschitzSamples(*(np.zeros(0),) * 3, np.array([], str), np.zeros(0, int)), empty, "slow"
-        ).size
-        == SIZE
-    )

@@ -95,7 +95,7 @@ def test_the_inverse_diagonal_of_a_classifier() -> None:
 
 
 def deep() -> nn.Sequential:
-    return nn.Sequential(OrderedDict(a=nn.Linear(2, 2), r=nn.ReLU(), b=nn.Linear(2, 1))).double()
+    return nn.Sequential(OrderedDict(a=nn.Linear(2, 2), t=nn.Tanh(), b=nn.Linear(2, 1))).double()
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:

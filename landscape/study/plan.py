@@ -65,7 +65,9 @@ def expand(run: Run, selection: Selection, planned: Sequence[Cell] | None = None
     points = words(selection.points, POINTS, "--points")
     controls = words(selection.controls, CONTROLS, "--controls")
     trained = run.cells() if planned is None else list(planned)
-    cells = [cell for cell in trained if _wanted(cell, selection)]
+    # Methods of other pruning commands are known by their cells.
+    known = tuple(dict.fromkeys((*METHODS, *PERTURBED, *(cell.method for cell in trained))))
+    cells = [cell for cell in trained if _wanted(cell, selection, known)]
     if not cells:
         raise InputError(f"{run.root} has no finished training of this selection")
     requests: list[Request] = []
@@ -90,8 +92,8 @@ def expand(run: Run, selection: Selection, planned: Sequence[Cell] | None = None
     return sorted(requests, key=rank)
 
 
-def _wanted(cell: Cell, selection: Selection) -> bool:
-    methods = None if selection.methods is None else words(selection.methods, (*METHODS, *PERTURBED), "--methods")
+def _wanted(cell: Cell, selection: Selection, known: Sequence[str]) -> bool:
+    methods = None if selection.methods is None else words(selection.methods, known, "--methods")
     return (
         (selection.levels is None or cell.level in selection.levels)
         and (selection.replicates is None or cell.replicate in selection.replicates)
