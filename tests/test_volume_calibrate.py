@@ -60,8 +60,12 @@ def test_the_command_runs_the_cases_of_a_name(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(calibrate.bodies, "cases", lambda: iter([planted(0.1, 2.0, 50), planted(0.1, 2.0, 5, "other")]))
     monkeypatch.setattr(calibrate.references, "cases", lambda: iter([]))
     out = tmp_path / "calibration.nc"
-    assert cli.exit_code(calibrate.main, ["--only", "planted", "--out", str(out), "--quiet"]) == cli.DONE
+    argv = ["--only", "planted", "--seeds", "20", "--out", str(out), "--quiet"]
+    assert cli.exit_code(calibrate.main, argv) == cli.DONE
     found = store.open_result(out)
+    assert found["repetitions"].values.tolist() == [20]
+    assert found.attrs["command"].startswith("python -m landscape.volume.calibrate --only planted")
+    assert cli.exit_code(calibrate.main, ["--seeds", "1", "--out", str(out)]) == cli.BAD_INPUT
     assert found["estimator"].values.tolist() == ["planted"]
     assert out.with_suffix(".png").is_file()
     assert len(figures.calibration_figure(found).axes) == 3

@@ -43,10 +43,11 @@ def whitened(truth: Truth, directions: int = 100, rank: int | None = None) -> Ca
 
 
 def budget_for(truth: Truth, seed: int) -> ProbeBudget:
-    """Return the probes that leave room for the directions within 3,000 products."""
+    """Return the probes that leave room for the directions within 3,000 products, fewer where n products are exact."""
     condition = float(truth.eigenvalue.max() / truth.eigenvalue.min())
     depth = min(truth.size, 130 if condition > 1e3 else 40)
-    return ProbeBudget(4, depth, PRODUCTS - 4 * depth - DIRECTIONS * (DEGREE + 1) - 50, seed)
+    products = min(PRODUCTS, 4 * depth + DIRECTIONS * (DEGREE + 1) + 50 + truth.size)
+    return ProbeBudget(4, depth, products - 4 * depth - DIRECTIONS * (DEGREE + 1) - 50, seed)
 
 
 def by_polynomial(truth: Truth) -> Callable[[int], Draw]:

@@ -7,18 +7,20 @@ and cost are stored, and the valid ranges in the docstrings are read off them.
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
 
 from landscape import cli, figures, store
+from landscape.errors import InputError
 from landscape.journal import Journal
 from landscape.volume import bodies, references
-from landscape.volume.benchmark import Case, Draw
+from landscape.volume.benchmark import MOST_SEEDS, Case, Draw
 from landscape.volume.radial import RayOptions
 
 DESCRIPTION = "Measure bias, spread and coverage of every volume estimator against known truth."
@@ -92,6 +94,7 @@ class CommandOptions:
 
     only: str | None = cli.option(None, help="cases whose label contains this text", metavar="TEXT")
     out: Path = cli.option(Path("data/results/calibration.nc"), help="result file", metavar="FILE")
+    seeds: int = cli.option(MOST_SEEDS, help="most seeds of a case; a coverage needs all", metavar="N")
     threads: int | None = cli.option(None, help="CPU threads", metavar="N")
     resume: bool = cli.option(False, help="continue an interrupted run from its saved state")
     force: bool = cli.option(False, help="replace a different result at the same path")
@@ -103,15 +106,23 @@ def main(argv: Sequence[str]) -> int:
     options, _ = cli.parse_arguments(cli.Parser("volume.calibrate", DESCRIPTION, EXAMPLE), CommandOptions, argv)
     threads = cli.apply_threads(options.threads)
     store.check_writable(options.out)
-    asked = {"only": options.only, "threads": threads, "products": bodies.PRODUCTS}
+    if options.seeds < 2:
+        raise InputError(f"--seeds must be at least 2, not {options.seeds}: a spread needs two")
+    asked = {"only": options.only, "seeds": options.seeds, "threads": threads, "products": bodies.PRODUCTS}
     fingerprint = store.fingerprint({"quantity": "calibration", **asked})
     result = store.find_existing(options.out, fingerprint, options.force)
     if result is None:
         cases = [*bodies.cases(), *references.cases()]
-        chosen = [c for c in cases if options.only is None or options.only in f"{c.estimator}: {c.body}"]
+        chosen = [
+            replace(c, seeds=min(c.seeds, options.seeds))
+            for c in cases
+            if options.only is None or options.only in f"{c.estimator}: {c.body}"
+        ]
         journal = Journal(options.out.with_name(f".{options.out.name}.state"), fingerprint, options.resume)
         result = calibrate(chosen, options.quiet, journal)
+        command = f"python -m landscape.volume.calibrate {shlex.join(argv)}"
         result.attrs |= {"fingerprint": fingerprint, "options": store.as_json(asked), "threads": threads}
+        result.attrs["command"] = command
         store.write(result, options.out, "calibration", options.force)
         journal.finish()
     cli.show(describe(result), options.quiet)
