@@ -201,6 +201,9 @@ def compact(study: xr.Dataset, keep: Sequence[str] = ()) -> xr.Dataset:
     """
     names = [str(n) for n in study.data_vars if str(n) in keep or not str(n).startswith(BULKY)]
     small = _trimmed(study[names])
+    # counts are whole only where no cell is missing; in a stored study they are always padded numbers
+    counts = {name: values.astype(float) for name, values in small.data_vars.items() if values.dtype.kind in "iu"}
+    small = small.assign(counts)
     return small.drop_vars([name for name in small.coords if not small[name].ndim])
 
 

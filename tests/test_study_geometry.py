@@ -104,6 +104,14 @@ def test_neighbourhoods_lie_side_by_side_in_a_study(measured: Run) -> None:
     assert "minimum_over_projected_star" in judged["claim"].values
 
 
+def test_a_study_of_volumes_fits_one_file(measured: Run, tmp_path: Path) -> None:
+    out = tmp_path / "volumes.nc"
+    assert exit_code(main, ["compact", str(measured.root), "--quantities", "volume", "--out", str(out), "--quiet"]) == 0
+    stored, study = results.open_study(out), results.open_study(measured.root, "volume")
+    assert stored["num_params"].dtype == float  # whole numbers, also where no cell is missing
+    np.testing.assert_array_equal(stored["log_radius"].sel(curvature="ggn"), study["log_radius"].sel(curvature="ggn"))
+
+
 # ---- dimension -----------------------------------------------------------------------------------------------------
 
 

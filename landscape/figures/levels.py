@@ -45,7 +45,7 @@ def plot_level(values: xr.DataArray, ax: Axes, label: str, sure: xr.DataArray | 
             levels[~good], mean[~good], marker=style.get("marker", "o"), linestyle="", mfc="white", mec=colour, zorder=3
         )
     ax.set_xlabel("pruning level")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     return ax
 
 
