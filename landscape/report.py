@@ -66,8 +66,7 @@ def build(roots: Mapping[str, Path], page: Page, out: Path) -> list[Path]:
     The paths written, the page last.
     """
     opened = {name: runs.read(root) for name, root in roots.items()}
-    studies = {name: results.open_study(root) for name, root in roots.items() if results.quantities(root)}
-    drawn, written = _figures(studies, out / "figures")
+    drawn, written = _figures(results_of(roots), out / "figures")
     parts = [f"<p>{html.escape(page.description)}</p>" if page.description else ""]
     parts += [_list("Not complete", page.notes), "<h2>What was trained</h2>"]
     parts += [_trained(name, run) for name, run in opened.items()]
@@ -115,12 +114,17 @@ def _cell(value: str | float) -> str:
 # ---- figures -------------------------------------------------------------------------------------------------------
 
 
-def _figures(studies: figures.Studies, folder: Path) -> tuple[list[str], list[Path]]:
+def results_of(roots: Mapping[str, Path]) -> figures.Arms:
+    """Return the results of every arm by quantity."""
+    return {name: {q: results.open_study(root, q) for q in results.quantities(root)} for name, root in roots.items()}
+
+
+def _figures(arms: figures.Arms, folder: Path) -> tuple[list[str], list[Path]]:
     """Draw every figure of a study that its results allow; the others say what they need."""
     parts, written = [], []
-    for name, (draw, caption) in figures.STUDY_FIGURES.items():
+    for name, (draw, caption) in figures.PAPER_FIGURES.items():
         try:
-            figure = draw(studies)
+            figure = draw(arms)
         except figures.MissingResultsError as error:
             parts.append(f'<p class="missing">{html.escape(str(error))}</p>')
             continue

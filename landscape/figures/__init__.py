@@ -4,10 +4,6 @@
 ``python -m landscape.figures RUN --out DIR`` all that the results of a run allow.
 """
 
-from collections.abc import Callable
-
-from matplotlib.figure import Figure
-
 from landscape.figures.imp_levels import (
     plot_barrier_matrix,
     plot_barriers,
@@ -37,8 +33,11 @@ from landscape.figures.manifolds import (
     plot_gap_ratio,
 )
 from landscape.figures.page import STYLE, check_format, grid_of, save, style
-from landscape.figures.paper import MissingResultsError, Studies
-from landscape.figures.paper_spectra import spectra_figure
+from landscape.figures.paper import Arms, MissingResultsError
+from landscape.figures.paper_basins import basins_figure, manifold_figure
+from landscape.figures.paper_figures import PAPER_FIGURES
+from landscape.figures.paper_pruning import pruning_figure
+from landscape.figures.paper_spectra import chain_figure, spectra_figure
 from landscape.figures.pretraining import (
     gfs_figure,
     plot_examples_law,
@@ -53,24 +52,14 @@ from landscape.figures.spectra import plot_density, plot_eigenvalues, plot_gaps,
 from landscape.figures.surfaces import plot_line, plot_surface, surface_figure
 from landscape.figures.volumes import calibration_figure, volume_figure, volume_levels_figure
 
-# Figures of a whole study with their captions, by the names of their files.
-STUDY_FIGURES: dict[str, tuple[Callable[[Studies], Figure], str]] = {
-    "F1_spectra": (
-        spectra_figure,
-        "F1. Left: leading eigenvalues of the Hessian at each level's minimum, mean over the replicates. Right: "
-        "relative gaps below the first C - 1, C and all outlying eigenvalues: at the previous minimum, seen on the new "
-        "mask's coordinates (restricted) and moved onto them (projected), and after training (minimum). Error bars: "
-        "standard error of the replicates; dotted: four standard errors over the examples, below which a gap may be "
-        "none; grey: random masks of equal layer counts.",
-    ),
-}
-
 __all__ = [
-    "STUDY_FIGURES",
+    "PAPER_FIGURES",
     "STYLE",
+    "Arms",
     "MissingResultsError",
-    "Studies",
+    "basins_figure",
     "calibration_figure",
+    "chain_figure",
     "check_format",
     "comparison_figure",
     "conditions_figure",
@@ -78,6 +67,7 @@ __all__ = [
     "dimension_levels_figure",
     "gfs_figure",
     "grid_of",
+    "manifold_figure",
     "plot_accuracy",
     "plot_accuracy_effective",
     "plot_barrier_matrix",
@@ -110,6 +100,7 @@ __all__ = [
     "plot_trajectory",
     "plot_ways_accuracy",
     "plot_ways_loss",
+    "pruning_figure",
     "save",
     "spectra_figure",
     "spectrum_figure",

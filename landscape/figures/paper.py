@@ -1,8 +1,13 @@
-"""What the figures of a whole study share: how they ask for results, and what they say about their number."""
+"""What the figures F1 to F5 share: the results they read, by arm and quantity, and how they say what is not there.
+
+``Arms`` maps the name of an arm (``relu``, ``gelu``; empty where there is one) to its results by quantity:
+``{"spectrum": open_study(run, "spectrum"), ...}``. One file may hold several quantities and stand under all of them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -11,48 +16,93 @@ from matplotlib.ticker import MaxNLocator
 
 from landscape.errors import InputError
 
-# Arm -> its results (``landscape.open_study``).
-Studies = Mapping[str, xr.Dataset]
+Parts = Mapping[str, xr.Dataset]
+Arms = Mapping[str, Parts]
 MARKERS = "osD^vP*X"
+LINES = ("-", "--", ":")
+# How a quantity is measured, for the message of a figure that lacks it.
+HOW = {
+    "spectrum": "study measure RUN --quantities spectrum --points minimum,projected,restricted",
+    "curves": "study measure RUN --quantities curves",
+    "volume": "study measure RUN --quantities volume --points minimum,projected",
+    "dimension": "study measure RUN --quantities dimension --points minimum",
+    "pruning": "pruning imc --kept ... --rivals ... --shuffles --out RUN",
+}
 
 
 class MissingResultsError(InputError):
     """A figure cannot be drawn; the message says which results to make."""
 
 
-def need(figure: str, studies: Studies, wanted: Mapping[str, str]) -> Studies:
-    """Return the arms that hold the variables that a figure cannot do without.
+def need(figure: str, arms: Arms, wanted: Iterable[tuple[str, str]]) -> Arms:
+    """Return the arms that hold everything that a figure cannot do without.
 
     Parameters
     ----------
     wanted
-        Variable -> the options of ``python -m landscape.study measure RUN`` that make it.
+        Pairs of quantity and variable.
 
     Raises
     ------
     MissingResultsError
-        If no arm holds all; the message names for every arm what to measure.
+        If no arm holds all of them; the message names the commands that make them.
     """
-    complete = {name: study for name, study in studies.items() if all(_holds(study, wanted))}
+    pairs = list(wanted)
+    lacking = {
+        name: [quantity for quantity, variable in pairs if not _holds(parts, quantity, variable)]
+        for name, parts in (arms or {"": {}}).items()
+    }
+    complete = {name: arms[name] for name, missing in lacking.items() if not missing}
     if complete:
         return complete
-    lines = []
-    for name, study in studies.items() or {"": xr.Dataset()}.items():
-        known = _holds(study, wanted)
-        missing = dict.fromkeys(how for how, there in zip(wanted.values(), known, strict=True) if not there)
-        lines.append(f"{f'{name}: ' if name else ''}{'; '.join(missing)}")
-    raise MissingResultsError(f"{figure} needs results that are not there; measure {', '.join(lines)}")
+    lines = dict.fromkeys(
+        f"python -m landscape.{HOW[quantity]}{f' ({name})' if name else ''}"
+        for name, missing in lacking.items()
+        for quantity in missing
+    )
+    raise MissingResultsError(f"{figure} is not drawn for lack of results: {'; '.join(lines)}")
 
 
-def _holds(study: xr.Dataset, variables: Iterable[str]) -> list[bool]:
-    return [name in study and bool(study[name].notnull().any()) for name in variables]
+def _holds(parts: Parts, quantity: str, variable: str) -> bool:
+    part = parts.get(quantity)
+    return part is not None and variable in part and bool(part[variable].notnull().any())
 
 
-def pick(study: xr.Dataset, name: str, **labels: str | int) -> xr.DataArray | None:
-    """Return a variable at labels, over ``level`` and ``replicate`` and what else is left; None if not measured."""
-    if name not in study:
+def title(what: str, drawn: Arms, arms: Arms, quantity: str) -> str:
+    """Return the title of a figure: what it shows, on how many replicates and examples, and which arms are missing."""
+    text = f"{what}; {count_text(parts[quantity] for parts in drawn.values())}"
+    left_out = [name for name in arms if name not in drawn]
+    return f"{text}; not measured: {', '.join(left_out)}" if left_out else text
+
+
+def count_text(parts: Iterable[xr.Dataset]) -> str:
+    """Return how many replicates and examples the results rest on."""
+    said = []
+    for part in parts:
+        replicates = part.sizes.get("replicate", 1)
+        examples = part.get("num_examples")
+        known = "" if examples is None else f", {int(np.nanmax(examples.values)):,} examples"
+        said.append(f"{replicates} replicate{'s' if replicates > 1 else ''}{known}")
+    return " / ".join(dict.fromkeys(said))
+
+
+def absent(ax: Axes, text: str) -> None:
+    """Say in an empty panel what was not measured."""
+    ax.text(
+        0.5, 0.5, f"not measured:\n{text}", ha="center", va="center", color="0.4", transform=ax.transAxes, wrap=True
+    )
+    ax.set_xticks([])
+    ax.set_yticks([])
+
+
+def pick(part: xr.Dataset | None, name: str, **labels: Any) -> xr.DataArray | None:
+    """Return a variable at labels, over ``level`` and ``replicate`` and what else is left; None if not measured.
+
+    Labels that the results do not have are left out.
+    """
+    if part is None or name not in part:
         return None
-    values = study[name]
+    values = part[name]
     for label, value in labels.items():
         if label not in values.dims:
             continue
@@ -65,20 +115,14 @@ def pick(study: xr.Dataset, name: str, **labels: str | int) -> xr.DataArray | No
     return values if values.size else None
 
 
-def level_axis(ax: Axes, study: xr.Dataset) -> None:
-    """Label the axis of the levels, over all levels of a study."""
+def at_end(part: xr.Dataset | None, name: str, method: str) -> xr.DataArray | None:
+    """Return a training curve at the last epoch that was recorded, ``(level, replicate)``."""
+    values = pick(part, name, method=method)
+    return None if values is None else values.ffill("epoch").isel(epoch=-1, drop=True)
+
+
+def level_axis(ax: Axes, levels: np.ndarray) -> None:
+    """Label the axis of the levels, over all of them."""
     ax.set_xlabel("pruning level")
-    if "level" in study.dims:
-        ax.set_xlim(float(study["level"].min()) - 0.4, float(study["level"].max()) + 0.4)
+    ax.set_xlim(float(levels.min()) - 0.4, float(levels.max()) + 0.4)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-
-
-def count_text(studies: Iterable[xr.Dataset]) -> str:
-    """Return how many replicates and examples the results rest on, for a title."""
-    parts = []
-    for study in studies:
-        replicates = study.sizes.get("replicate", 1)
-        examples = study.get("num_examples")
-        known = "" if examples is None else f", {int(np.nanmax(examples.values)):,} examples"
-        parts.append(f"{replicates} replicate{'s' if replicates > 1 else ''}{known}")
-    return "; ".join(dict.fromkeys(parts))

@@ -10,15 +10,15 @@ from matplotlib.figure import Figure
 
 from landscape.figures.levels import plot_level
 from landscape.figures.page import style
-from landscape.figures.paper import MARKERS, Studies, count_text, level_axis, need, pick
+from landscape.figures.paper import MARKERS, Arms, absent, level_axis, need, pick, title
 from landscape.figures.spectra import UNIT
+from landscape.imp_claims import spectral_pair
 
 POINTS = {"restricted": "C2", "projected": "C1", "minimum": "C0"}
-HOW_SPECTRUM = "--quantities spectrum --points minimum,projected,restricted"
 NULL = "random_mask_layerwise"
 
 
-def spectra_figure(studies: Studies, num_classes: int = 10) -> Figure:
+def spectra_figure(arms: Arms, num_classes: int = 10) -> Figure:
     """Return F1: leading eigenvalues and relative gaps over the levels at three points.
 
     One row an arm. Gaps are (lambda_k - lambda_{k+1}) / lambda_{k+1} at k = C - 1, C and the outlier count; dotted:
@@ -28,21 +28,27 @@ def spectra_figure(studies: Studies, num_classes: int = 10) -> Figure:
     Raises
     ------
     MissingResultsError
-        If no arm has spectra at the minimum and projected.
+        If no arm has eigenvalues.
     """
-    arms = need("F1", studies, {"eigenvalue": HOW_SPECTRUM, "relative_gap": HOW_SPECTRUM})
+    drawn = need("F1", arms, [("spectrum", "eigenvalue"), ("spectrum", "relative_gap")])
     with style():
-        figure, axes = plt.subplots(len(arms), 4, squeeze=False, figsize=(7.0, 2.0 * len(arms) + 0.4))
-        for row, (name, study) in zip(axes, arms.items(), strict=True):
-            _top_values(study, row[0])
+        figure, axes = plt.subplots(len(drawn), 4, squeeze=False, figsize=(7.0, 2.0 * len(drawn) + 0.4))
+        for row, (name, parts) in zip(axes, drawn.items(), strict=True):
+            _top_values(parts["spectrum"], row[0])
             row[0].set_title(name, loc="left")
             for ax, cut in zip(row[1:], (num_classes - 1, num_classes, 0), strict=True):
-                _gaps_over_levels(study, ax, cut)
+                _gaps_over_levels(parts["spectrum"], ax, cut)
             row[1].set_ylabel(r"$(\lambda_k-\lambda_{k+1})/\lambda_{k+1}$")
-        handles, labels = axes[0][1].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
-        figure.suptitle(f"Leading eigenvalues and gaps of the Hessian; {count_text(arms.values())}", fontsize=8)
+        _legend_below(figure, axes[0][1])
+        figure.suptitle(title("Leading eigenvalues and gaps of the Hessian", drawn, arms, "spectrum"), fontsize=8)
     return figure
+
+
+def _legend_below(figure: Figure, ax: Axes) -> None:
+    """Put the legend of one panel below the figure."""
+    handles, labels = ax.get_legend_handles_labels()
+    if labels:
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
 
 
 def _top_values(study: xr.Dataset, ax: Axes) -> None:
@@ -72,10 +78,13 @@ def _gaps_over_levels(study: xr.Dataset, ax: Axes, cut: int) -> None:
         plot_level(drawn[0], ax, point, color=colour, marker=marker)
         if drawn[1] is not None:
             ax.plot(drawn[1]["level"], drawn[1].mean("replicate"), ":", color=colour, linewidth=0.8)
+    if not ax.has_data():
+        absent(ax, "eigenvalues beyond this cut" if cut else "outliers: none found")
+        return
     null = _gap_at(study, NULL, "minimum", cut)
     if null is not None:
         plot_level(null[0], ax, "random masks", color="0.5", marker="x", linestyle="--")
-    level_axis(ax, study)
+    level_axis(ax, study["level"].values)
     ax.set_yscale("log")
     ax.set_title(f"$k={cut}$" if cut else "$k$: outliers")
 
@@ -105,20 +114,82 @@ def _gap_at(study: xr.Dataset, method: str, point: str, cut: int) -> tuple[xr.Da
     return relative, (4 * error.where(at).max("eigen") * scale).reindex_like(relative)
 
 
-CHAIN = {
-    "pruned": "mask alone",
-    "moved": "displacement",
-    "trained": "training on",
-    "rewound": "rewinding",
-}
+# Step of the chain from one minimum to the next: its panel's title, where it starts and where it ends.
+CHAIN = (
+    ("mask", ("imp", "before"), ("imp", "restricted")),
+    ("displacement", ("imp", "restricted"), ("imp", "projected")),
+    ("training on", ("imp", "projected"), ("fine_tune", "minimum")),
+    ("rewinding", ("fine_tune", "minimum"), ("imp", "minimum")),
+)
 CONTROLS = {"raw": "C0", "loss_matched": "C1", "checkpoint_matched": "C2", "normalised": "C3"}
+
+
+def chain_figure(arms: Arms) -> Figure:
+    """Return F2: which step between two levels changes the leading eigenvalues, under every control.
+
+    One row an arm, one column a step: the new mask at the unmoved minimum, moving onto it, training on (fine-tuning),
+    and rewinding and retraining instead. The height is the mean change of the logarithm of the leading eigenvalues that
+    both ends have; above 0 the step sharpens. Grey: standard deviation between trainings with two data orders.
+
+    Raises
+    ------
+    MissingResultsError
+        If no arm has eigenvalues.
+    """
+    drawn = need("F2", arms, [("spectrum", "eigenvalue")])
+    with style():
+        figure, axes = plt.subplots(
+            len(drawn), len(CHAIN), squeeze=False, sharey="row", figsize=(7.0, 1.9 * len(drawn) + 0.4)
+        )
+        for row, (name, parts) in zip(axes, drawn.items(), strict=True):
+            for ax, (step, start, end) in zip(row, CHAIN, strict=True):
+                _plot_step(parts["spectrum"], ax, start, end)
+                ax.set_title(step)
+            row[0].set_title(name, loc="left", fontweight="bold")
+            row[0].set_ylabel("mean change of $\\log\\lambda$")
+        _legend_below(figure, axes[0][-1])
+        figure.suptitle(
+            title("What changes the leading eigenvalues between levels", drawn, arms, "spectrum"), fontsize=8
+        )
+    return figure
+
+
+def _plot_step(study: xr.Dataset, ax: Axes, start: tuple[str, str], end: tuple[str, str]) -> None:
+    """Draw the change over one step of the chain under every control that is defined for it."""
+    rewinding = start == ("fine_tune", "minimum")
+    for number, (control, colour) in enumerate(CONTROLS.items()):
+        if rewinding:
+            change = spectral_pair(study, "fine_tune", control)
+            change = None if change is None else -change
+        elif control in ("raw", "normalised"):
+            ends = (log_eigenvalues(study, *place, control) for place in (start, end))
+            first, second = ends
+            change = None if first is None or second is None else (second - first).mean("eigen")
+        else:
+            continue
+        if change is not None and bool(change.notnull().any()):
+            shifted = change.assign_coords(level=change["level"] + 0.08 * (number - 1.5))
+            plot_level(shifted, ax, control.replace("_", " "), color=colour, marker=MARKERS[number], linewidth=0.7)
+    if not ax.has_data():
+        absent(ax, " to ".join(f"{method} {point}".replace("_", " ") for method, point in (start, end)))
+        return
+    floor = spectral_pair(study, "retrained", "raw")
+    if floor is not None:
+        spread = float(np.sqrt((floor**2).mean()))
+        ax.axhspan(-spread, spread, color="0.9", zorder=0, linewidth=0)
+    ax.axhline(0, color="0.4", linewidth=0.7)
+    level_axis(ax, study["level"].values[study["level"].values > 0])
 
 
 def log_eigenvalues(study: xr.Dataset, method: str, point: str, control: str) -> xr.DataArray | None:
     """Return the logarithms of the positive leading eigenvalues, ``(eigen, level, replicate)``.
 
-    Under ``normalised`` they are those of J'J over the spread of the outputs.
+    The point ``before`` is the minimum of the level before. Under ``normalised`` they are those of J'J over the spread
+    of the outputs.
     """
+    if point == "before":
+        values = log_eigenvalues(study, method, "minimum", control)
+        return None if values is None else values.assign_coords(level=values["level"] + 1)
     kind = "jtj" if control == "normalised" else "hessian"
     labels = {"method": method, "point": point, "control": "raw", "curvature": kind}
     values = pick(study, "eigenvalue", **labels)
