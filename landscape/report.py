@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import xarray as xr
+from matplotlib.figure import Figure
 
 from landscape import figures, preconditions, results, runs, store
 from landscape.decisions import FAILS, HOLDS, NOT_RESOLVED
@@ -66,7 +67,10 @@ def build(roots: Mapping[str, Path], page: Page, out: Path) -> list[Path]:
     The paths written, the page last.
     """
     opened = {name: runs.read(root) for name, root in roots.items()}
-    drawn, written = _figures(results_of(roots), out / "figures")
+    drawn, written = _figures({name: results.by_quantity(root) for name, root in roots.items()}, out / "figures")
+    for name, root in roots.items():
+        more, paths = _details(name, root, out / "figures")
+        drawn, written = [*drawn, *more], [*written, *paths]
     parts = [f"<p>{html.escape(page.description)}</p>" if page.description else ""]
     parts += [_list("Not complete", page.notes), "<h2>What was trained</h2>"]
     parts += [_trained(name, run) for name, run in opened.items()]
@@ -114,30 +118,42 @@ def _cell(value: str | float) -> str:
 # ---- figures -------------------------------------------------------------------------------------------------------
 
 
-def results_of(roots: Mapping[str, Path]) -> figures.Arms:
-    """Return the results of every arm by quantity."""
-    return {name: {q: results.open_study(root, q) for q in results.quantities(root)} for name, root in roots.items()}
-
-
 def _figures(arms: figures.Arms, folder: Path) -> tuple[list[str], list[Path]]:
     """Draw every figure of a study that its results allow; the others say what they need."""
-    parts, written = [], []
+    parts: list[str] = []
+    written: list[Path] = []
     for name, (draw, caption) in figures.PAPER_FIGURES.items():
         try:
             figure = draw(arms)
         except figures.MissingResultsError as error:
             parts.append(f'<p class="missing">{html.escape(str(error))}</p>')
             continue
-        pdf, png = (figures.save(figure, folder / f"{name}{suffix}") for suffix in (".pdf", ".png"))
-        written += [pdf, png]
-        parts.append(f"<figure>{_embedded(png, caption)}<figcaption>{html.escape(caption)}</figcaption></figure>")
+        part, paths = _figure(figure, caption, folder / name)
+        parts, written = [*parts, part], [*written, *paths]
     return parts, written
 
 
-def _embedded(png: Path, caption: str) -> str:
-    """Return a figure as an image whose bytes stand in the page."""
-    content = base64.b64encode(png.read_bytes()).decode()
-    return f'<img alt="{html.escape(caption, quote=True)}" src="data:image/png;base64,{content}">'
+def _details(name: str, root: Path, folder: Path) -> tuple[list[str], list[Path]]:
+    """Draw the other figures of one arm, and list what those need that are not drawn."""
+    if not results.quantities(root):
+        return [], []
+    drawn, missing = figures.study_figures(results.open_study(root))
+    parts = [_heading(name, "more figures")]
+    written: list[Path] = []
+    for key, figure in drawn.items():
+        part, paths = _figure(figure, figures.CAPTIONS[key], folder / (f"{name}_{key}" if name else key))
+        parts, written = [*parts, part], [*written, *paths]
+    lines = "; ".join(f"{key} ({why})" for key, why in missing.items())
+    parts += [f'<p class="missing">{html.escape(f"Not drawn: {lines}")}</p>'] if missing else []
+    return parts, written
+
+
+def _figure(figure: Figure, caption: str, path: Path) -> tuple[str, list[Path]]:
+    """Save a figure as PDF and PNG, and return it as a part of the page in which the bytes of the PNG stand."""
+    written = [figures.save(figure, path.with_name(f"{path.name}{suffix}")) for suffix in (".pdf", ".png")]
+    content = base64.b64encode(written[-1].read_bytes()).decode()
+    image = f'<img alt="{html.escape(caption, quote=True)}" src="data:image/png;base64,{content}">'
+    return f"<figure>{image}<figcaption>{html.escape(caption)}</figcaption></figure>", written
 
 
 # ---- what was trained ----------------------------------------------------------------------------------------------
@@ -181,7 +197,8 @@ def _accuracy(values: Sequence[float] | None) -> str:
 
 def _verdicts(name: str, root: Path) -> tuple[list[str], list[Path]]:
     """Judge the theories to which the results say something, store the tables, and return them as HTML."""
-    parts, written = [], []
+    parts: list[str] = []
+    written: list[Path] = []
     for theory in preconditions.THEORIES:
         try:
             judged = preconditions.evaluate_preconditions(root, theory)

@@ -29,6 +29,17 @@ INDEX = "index.nc"
 SHARED = ("loss", "accuracy", "gradient_norm", "num_params", "num_params_total", "kept", "num_examples")
 
 
+def by_quantity(root: str | Path) -> dict[str, xr.Dataset]:
+    """Return the results of a run, or of a compact study's file, one Dataset a quantity (see `open_study`)."""
+    root = Path(root)
+    if root.is_file():
+        stored = store.open_result(root)
+        names = [str(name).removeprefix("measured_") for name in stored if str(name).startswith("measured_")]
+    else:
+        names = quantities(root)
+    return {name: open_study(root, name) for name in names}
+
+
 def folder(root: Path, quantity: str) -> Path:
     """Return where the results of a quantity lie."""
     return root / "results" / quantity

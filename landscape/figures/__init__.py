@@ -48,11 +48,13 @@ from landscape.figures.pretraining import (
 )
 from landscape.figures.pruning import comparison_figure, conditions_figure, plot_accuracy, plot_accuracy_effective
 from landscape.figures.run_figures import study_figures
+from landscape.figures.run_figures import CAPTIONS, study_figures
 from landscape.figures.spectra import plot_density, plot_eigenvalues, plot_gaps, spectrum_figure
 from landscape.figures.surfaces import plot_line, plot_surface, surface_figure
 from landscape.figures.volumes import calibration_figure, volume_figure, volume_levels_figure
 
 __all__ = [
+    "CAPTIONS",
     "PAPER_FIGURES",
     "STYLE",
     "Arms",

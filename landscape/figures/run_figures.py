@@ -18,6 +18,22 @@ SHOWN_LEVELS = (1, 4, 7, 10, 13, 16, 20)
 MOST_PANELS = 4
 
 
+CAPTIONS = {
+    "levels": "Train loss and test accuracy at the end of training, over the levels, of every method.",
+    "ways": "Train loss and test accuracy of every way to reach one level: replicates, mean and standard error.",
+    "distances": "Distances within a level's subspace between rewind point, projected previous minimum and minimum.",
+    "projected_curves": "Train loss over the epochs of a level, and of its mask times the epochs of the level before.",
+    "eigenvalues": "Leading positive eigenvalues at a level's minimum and at the previous minimum projected.",
+    "ridge": "Spectral density at the minima; hatched where the examples bound the rank of the curvature.",
+    "chain": "Leading eigenvalues along the chain from one minimum to the next, and their ratios under the controls.",
+    "trajectory": "Leading eigenvalues over the epochs of a training.",
+    "barriers": "Barriers in test error on the segment between two solutions; shaded where imp is matching.",
+    "barrier_matrix": "Barriers between imp's minima at all pairs of levels.",
+    "eigenspaces": "Principal angles and overlap of the top eigenspaces of successive minima.",
+    "renewal": "Surviving weights below the threshold that made the mask: how training makes small weights anew.",
+}
+
+
 def _at_levels(study: xr.Dataset, name: str, panel: Callable[..., Axes]) -> list[Panel]:
     """Return one panel a level at which imp's variable was measured, four at most, the first levels first."""
     values = imp_levels.pick(study, name, method="imp")

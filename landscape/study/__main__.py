@@ -18,6 +18,7 @@ from landscape.relate import describe as describe_relations
 from landscape.spectrum import SpectrumOptions
 from landscape.study import compare
 from landscape.study.adopt import adopt
+from landscape.study.compact import Compact, write_compact
 from landscape.study.measure import Effort, measure, status
 from landscape.study.plan import Selection, words
 from landscape.study.requests import DECIDED, AlignmentOptions, MeasureOptions
@@ -183,16 +184,8 @@ def compact_main(argv: Sequence[str]) -> int:
     run = runs.read(a.run)
     measured = results.quantities(run.root)
     names = measured if a.quantities is None else words(a.quantities, measured, "--quantities")
-    small = results.compact(results.open_study(run.root, names), a.keep)
-    used = {name: sorted(results.stamps(results.folder(run.root, name))) for name in names}
-    asked = {"quantity": "study", "run": run.fingerprint, "keep": sorted(a.keep), "results": used}
-    small.attrs = {
-        "fingerprint": store.fingerprint(asked),
-        "options": store.as_json({"run": run.fingerprint, "description": run.description}),
-        "measured": store.as_json({name: results.options(run.root, name) for name in names}),
-        "command": f"python -m landscape.study compact {shlex.join(argv)}",
-    }
-    store.write(small, a.out, "study", a.force, compress=True)
+    command = f"python -m landscape.study compact {shlex.join(argv)}"
+    small = write_compact(run, a.out, names, Compact(a.keep, command, a.force))
     cli.show(f"{len(small.data_vars)} variables, {a.out.stat().st_size / 2**20:.2f} MiB", a.quiet)
     cli.show_paths(a.out)
     return cli.DONE

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from landscape import cli, report, runs, store, tasks
+from landscape import cli, report, results, runs, store, tasks
 from landscape.checkpoints.problems import DEVICES
 from landscape.cli import option
 from landscape.errors import InputError
 from landscape.report import Page
 from landscape.study import file as study_file
+from landscape.study.compact import Compact, write_compact
 from landscape.study.conduct import check_out, conduct, left_undone
 from landscape.study.file import Study
 from landscape.study.measure import Effort
@@ -56,9 +57,9 @@ def run_main(argv: Sequence[str]) -> int:
     notes = left_undone(conducted)
     for line in notes:
         cli.show(line, a.quiet)
-    path = _report(study, out, notes)
+    paths = [*_gather(study, out), _report(study, out, notes)]
     tasks.raise_failures(conducted.outcomes)
-    cli.show_paths(path)
+    cli.show_paths(*paths)
     return cli.DONE
 
 
@@ -73,6 +74,18 @@ def report_main(argv: Sequence[str]) -> int:
         path = report.build({"": run.root}, Page(a.run.name), a.run)[-1]
     cli.show_paths(path)
     return cli.DONE
+
+
+def _gather(study: Study, out: Path) -> list[Path]:
+    """Write the results of every arm into one small file beside the report."""
+    written = []
+    for arm in study.arms:
+        root = study.root(out, arm)
+        if (root / "run.json").is_file() and (names := results.quantities(root)):
+            path = out / f"{arm.name or 'study'}.nc"
+            write_compact(runs.read(root), path, names, Compact(command=f"study {study.name}", force=True))
+            written.append(path)
+    return written
 
 
 def _report(study: Study, out: Path, notes: Sequence[str]) -> Path:

@@ -1,0 +1,46 @@
+"""All results of a run in one small file, which ``landscape.open_study`` reads like the run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import xarray as xr
+
+from landscape import results, store
+from landscape.runs import Run
+
+
+@dataclass(frozen=True)
+class Compact:
+    """How a run is gathered.
+
+    Parameters
+    ----------
+    keep
+        Names of bulky variables that stay.
+    command
+        What made the file, for its attributes.
+    force
+        Whether a different file at the same path is replaced.
+    """
+
+    keep: tuple[str, ...] = ()
+    command: str = ""
+    force: bool = False
+
+
+def write_compact(run: Run, out: Path, names: Sequence[str], how: Compact) -> xr.Dataset:
+    """Write quantities of a run into one file, without bulky variables, and return what was written."""
+    small = results.compact(results.open_study(run.root, names), how.keep)
+    used = {name: sorted(results.stamps(results.folder(run.root, name))) for name in names}
+    asked = {"quantity": "study", "run": run.fingerprint, "keep": sorted(how.keep), "results": used}
+    small.attrs = {
+        "fingerprint": store.fingerprint(asked),
+        "options": store.as_json({"run": run.fingerprint, "description": run.description}),
+        "measured": store.as_json({name: results.options(run.root, name) for name in names}),
+        "command": how.command,
+    }
+    store.write(small, out, "study", how.force, compress=True)
+    return small
