@@ -115,12 +115,6 @@ def pick(part: xr.Dataset | None, name: str, **labels: Any) -> xr.DataArray | No
     return values if values.size else None
 
 
-def at_end(part: xr.Dataset | None, name: str, method: str) -> xr.DataArray | None:
-    """Return a training curve at the last epoch that was recorded, ``(level, replicate)``."""
-    values = pick(part, name, method=method)
-    return None if values is None else values.ffill("epoch").isel(epoch=-1, drop=True)
-
-
 def level_axis(ax: Axes, levels: np.ndarray) -> None:
     """Label the axis of the levels, over all of them."""
     ax.set_xlabel("pruning level")

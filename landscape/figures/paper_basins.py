@@ -8,10 +8,11 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from landscape.figures.imp_levels import last_epoch
 from landscape.figures.levels import plot_level
 from landscape.figures.manifolds import plot_gap_levels
 from landscape.figures.page import side_by_side, style
-from landscape.figures.paper import LINES, MARKERS, Arms, Parts, absent, at_end, level_axis, need, pick, title
+from landscape.figures.paper import LINES, MARKERS, Arms, Parts, absent, level_axis, need, pick, title
 from landscape.figures.volumes import LOWER_BOUND, plot_prunable_levels, plot_tolerance_levels
 
 KL = "ggn"  # the curvature of a neighbourhood is its label in a study
@@ -69,7 +70,7 @@ def _plot_error_against_tolerance(parts: Parts, ax: Axes) -> None:
         absent(ax, "volumes of two methods\nat one level")
         return
     for number, (method, (value, sure)) in enumerate(known.items()):
-        accuracy = at_end(parts["curves"], "test_accuracy", method)
+        accuracy = last_epoch(parts["curves"], "test_accuracy", method)
         if accuracy is None or best not in value["level"].values or best not in accuracy["level"].values:
             continue
         value, error, sure = xr.align(value.sel(level=best), 1 - accuracy.sel(level=best), sure.sel(level=best))

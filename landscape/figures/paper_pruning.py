@@ -8,8 +8,9 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from landscape.figures.imp_levels import last_epoch
 from landscape.figures.page import style
-from landscape.figures.paper import MARKERS, Arms, Parts, absent, at_end, need, pick, title
+from landscape.figures.paper import MARKERS, Arms, Parts, absent, need, pick, title
 
 SHUFFLED, FORCED = "_shuffled", "_forced"
 
@@ -80,7 +81,7 @@ def _base(method: str) -> str:
 
 def _plot_imp(parts: Parts, ax: Axes) -> None:
     """Draw imp's levels as a line, where it is known what they keep."""
-    accuracy = at_end(parts["curves"], "test_accuracy", "imp")
+    accuracy = last_epoch(parts["curves"], "test_accuracy", "imp")
     known = (
         pick(part, "kept", method="imp", point="minimum", control="raw", curvature="hessian") for part in parts.values()
     )
