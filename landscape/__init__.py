@@ -9,6 +9,7 @@ Measure
 Read
     ``open_result(path)``: one result as a labelled :class:`xarray.Dataset` (``store``).
     ``open_study(run)``: all results of a run, over method, level, replicate, point, control (``results``).
+    Both draw themselves: ``result.landscape.figure()``, ``result.landscape.plot_density()`` (``accessor``).
 
 Judge
     ``evaluate_preconditions(run, theory)``: what a theory claims, judged on stored results (``preconditions``).
@@ -35,9 +36,15 @@ _HOMES = {
 __all__ = ["__version__", *_HOMES]
 
 
+# Their Datasets have the plots of ``landscape.accessor``: ``result.landscape.plot_density()``.
+_PLOTTED = ("open_result", "open_study")
+
+
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name in _PLOTTED:
+        importlib.import_module("landscape.accessor")
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 

@@ -4,6 +4,11 @@
 ``python -m landscape.figures RUN --out DIR`` all that the results of a run allow.
 """
 
+from collections.abc import Callable
+
+import xarray as xr
+from matplotlib.figure import Figure
+
 from landscape.figures.imp_levels import (
     plot_barrier_matrix,
     plot_barriers,
@@ -47,14 +52,26 @@ from landscape.figures.pretraining import (
     plot_slack,
 )
 from landscape.figures.pruning import comparison_figure, conditions_figure, plot_accuracy, plot_accuracy_effective
-from landscape.figures.run_figures import study_figures
 from landscape.figures.run_figures import CAPTIONS, study_figures
 from landscape.figures.spectra import plot_density, plot_eigenvalues, plot_gaps, spectrum_figure
 from landscape.figures.surfaces import plot_line, plot_surface, surface_figure
 from landscape.figures.volumes import calibration_figure, volume_figure, volume_levels_figure
 
+# The figure of a result by its quantity.
+FIGURES: dict[str, Callable[[xr.Dataset], Figure]] = {
+    "spectrum": spectrum_figure,
+    "dimension": dimension_figure,
+    "gfs": gfs_figure,
+    "comparison": comparison_figure,
+    "imc": conditions_figure,
+    "volume": volume_figure,
+    "calibration": calibration_figure,
+    "surface": surface_figure,
+}
+
 __all__ = [
     "CAPTIONS",
+    "FIGURES",
     "PAPER_FIGURES",
     "STYLE",
     "Arms",

@@ -17,16 +17,6 @@ EXAMPLE = (
     "  python -m landscape.figures data/runs/lenet --out data/figures/lenet"
 )
 SUFFIXES = (".pdf", ".png")
-FIGURES = {
-    "spectrum": figures.spectrum_figure,
-    "dimension": figures.dimension_figure,
-    "gfs": figures.gfs_figure,
-    "comparison": figures.comparison_figure,
-    "imc": figures.conditions_figure,
-    "volume": figures.volume_figure,
-    "calibration": figures.calibration_figure,
-    "surface": figures.surface_figure,
-}
 
 
 @dataclass(frozen=True)
@@ -49,9 +39,11 @@ def main(argv: Sequence[str]) -> int:
     if quantity == "study":
         folder = options.result / "figures" if options.result.is_dir() else options.result.with_suffix("")
         return draw_study(study, options.out or folder)
-    if quantity not in FIGURES:
-        raise InputError(f"{options.result} holds {quantity}, which has no figure; there are {', '.join(FIGURES)}")
-    cli.show_paths(figures.save(FIGURES[quantity](study), options.out or options.result.with_suffix(".pdf")))
+    if quantity not in figures.FIGURES:
+        raise InputError(
+            f"{options.result} holds {quantity}, which has no figure; there are {', '.join(figures.FIGURES)}"
+        )
+    cli.show_paths(figures.save(figures.FIGURES[quantity](study), options.out or options.result.with_suffix(".pdf")))
     return cli.DONE
 
 

@@ -19,10 +19,12 @@ from landscape.errors import InputError
 from landscape.pruning import imp
 from landscape.pruning.methods import Recipe
 from landscape.runs import Cell, Run
+from landscape.study import pruned
 from landscape.study.costs import Costs, measure_costs
 from landscape.study.file import Arm, Study
 from landscape.study.measure import NO_TIME, UNMATCHED, Effort, measure_one
 from landscape.study.plan import expand, path_of, trainings_of
+from landscape.study.pruned import Pruned
 from landscape.study.requests import MeasureOptions, Request
 from landscape.tasks import Outcome, Task
 
@@ -165,7 +167,18 @@ def plan_arm(study: Study, arm: Arm, out: Path) -> list[list[Step]]:
             steps.append(_measurement(run, request, measurement.options, costs, needed))
         blocks.append(steps)
     costs = measure_costs(arm.recipe, arm.measurements[0].options.problem)
+    blocks += [_pruning(run, arm.recipe, block, costs) for block in arm.pruned]
     return [*blocks, [_training(run, arm.recipe, cell, costs) for cell in cells]]
+
+
+def _pruning(run: Run, recipe: Recipe, block: Pruned, costs: Costs) -> list[Step]:
+    """Return the steps of one ``[[imc]]``, each after the dense training that it starts from."""
+    steps = []
+    for one in pruned.plan(run, recipe, block, costs):
+        steps.append(_training(run, recipe, one.dense, costs))
+        task = replace(one.task, after=(_name(run, one.dense), *one.task.after))
+        steps.append(Step("imc", one.note, one.seconds, one.size, task))
+    return steps
 
 
 def _closed(cells: set[Cell]) -> set[Cell]:

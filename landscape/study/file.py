@@ -9,6 +9,7 @@
     [problem] [spectrum] ...         options of measurements, by the groups of MeasureOptions
     [[measure]]                      quantities, points, controls, levels, ... (fields of Selection), in order of
                                      priority; groups of options inside it hold for it alone
+    [[imc]]                          networks pruned once: options of python -m landscape.pruning imc (optional)
     [arms.NAME.training] ...         a run each, with what differs (optional)
 
 A preset is such a file in ``landscape/studies``, chosen by its name.
@@ -29,6 +30,8 @@ from landscape.errors import InputError
 from landscape.pruning.imp import Extent
 from landscape.pruning.methods import PruneOptions, Recipe
 from landscape.study.plan import Selection
+from landscape.study.pruned import Pruned, of_table
+from landscape.study.pruned import keys as pruned_keys
 from landscape.study.requests import DECIDED, MeasureOptions
 from landscape.training import TrainOptions
 
@@ -57,6 +60,7 @@ class Arm:
     recipe: Recipe
     extent: Extent
     measurements: tuple[Measurement, ...]
+    pruned: tuple[Pruned, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -129,7 +133,7 @@ def _moved(arm: Arm, device: str) -> Arm:
 def parse(content: Table, name: str, text: str = "") -> Study:
     """Return the study that a parsed file describes."""
     groups = option_groups()
-    _check_keys(content, (*TEXTS, "threads", *TRAINED, *groups, "measure", "arms"), "")
+    _check_keys(content, (*TEXTS, "threads", *TRAINED, *groups, "measure", "imc", "arms"), "")
     for key in TEXTS:
         _typed(content.get(key, ""), str, key)
     arms = content.get("arms", {})
@@ -161,7 +165,16 @@ def _arm(content: Table, label: str, own: Table, labels: list[str]) -> Arm:
             raise InputError(f"measure {number}: there is no arm {unknown[0]!r}{_nearest(unknown[0], labels)}")
         if not labels or label in wanted:
             measurements.append(_measurement(block, common, f"measure {number}", threads))
-    return Arm(label, Recipe(training, pruning, threads), extent, tuple(measurements))
+    pruned = tuple(_pruned(block, number, extent) for number, block in enumerate(content.get("imc", []), start=1))
+    return Arm(label, Recipe(training, pruning, threads), extent, tuple(measurements), pruned)
+
+
+def _pruned(block: Any, number: int, extent: Extent) -> Pruned:
+    """Return one ``[[imc]]``; its replicates are those of the study unless it says otherwise."""
+    if not isinstance(block, dict):
+        raise InputError(f"imc {number}: write [[imc]] and below it preset, kept, rivals, ...")
+    _check_keys(block, pruned_keys(), f"imc {number}")
+    return of_table(block, build, f"imc {number}", extent.replicates)
 
 
 def _measurement(block: Any, common: Mapping[str, Table], where: str, threads: int) -> Measurement:
