@@ -228,16 +228,24 @@ def _client(options: TaskOptions) -> Iterator[Any]:
             yield client
         return
     settings = {"distributed.scheduler.allowed-failures": options.retries}
-    with (
-        dask.config.set(settings),
-        LocalCluster(
+    with dask.config.set(settings):
+        cluster = LocalCluster(
             n_workers=options.workers,
             threads_per_worker=1,
             processes=True,
             dashboard_address="127.0.0.1:0",  # any free port: the default one may be in use by another study
             memory_limit=0,  # a task bounds its own memory; Dask would kill it in the middle
             silence_logs=logging.CRITICAL,
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        yield client
+        )
+        with _closed_at_the_end(cluster), _closed_at_the_end(Client(cluster)) as client:
+            yield client
+
+
+@contextlib.contextmanager
+def _closed_at_the_end(service: Any) -> Iterator[Any]:
+    """Close a cluster or a client, and leave one that takes too long on a busy machine to end with this process."""
+    try:
+        yield service
+    finally:
+        with contextlib.suppress(TimeoutError):
+            service.close()
