@@ -19,11 +19,9 @@ import xarray as xr
 
 from landscape import schemas, store
 from landscape.errors import InputError
-from landscape.schemas import LABELS
+from landscape.schemas import LABELS, PLAIN
 
 LARGEST = 20_000
-# Quantities whose variables keep their names in a study; of two that share a name the later one is prefixed.
-PLAIN = ("spectrum", "connectivity", "curves", "barrier_matrix", "renewal", "volume", "dimension")
 INDEX = "index.nc"
 # Facts that are the same whatever is measured; of several quantities the first is taken.
 SHARED = ("loss", "accuracy", "gradient_norm", "num_params", "num_params_total", "kept", "num_examples")

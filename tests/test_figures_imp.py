@@ -116,6 +116,18 @@ def test_ways_compare_the_methods_at_level_ten(ax) -> None:
     np.testing.assert_allclose(dots, data["train_loss"].sel({"method": "imp", "level": 10, "epoch": 2}))
 
 
+def test_methods_and_levels_that_were_not_measured_do_not_stop_the_others(ax) -> None:
+    data = study()
+    data["train_loss"].loc[{"method": "one_shot"}] = np.nan
+    figures.plot_ways_loss(data, ax)
+    assert "one-shot" not in [text.get_text() for text in ax.get_yticklabels()]
+    data["eigenvalue"].loc[{"level": 4, "point": "projected"}] = np.nan
+    drawn, missing = figures.study_figures(data)
+    assert "eigenvalues" not in missing
+    labels = [ax.get_legend().get_texts()[0].get_text() for ax in drawn["eigenvalues"].axes if ax.get_visible()]
+    assert labels == ["minimum, level 1", "minimum, level 10"]
+
+
 def test_projected_curves_are_both_drawn(ax) -> None:
     data = study()
     figures.plot_projected_curve(data, ax, 4)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from landscape import cli, preconditions, results, runs, store
+from landscape import cli, preconditions, results, runs, schemas, store
 from landscape.errors import InputError
 from landscape.study.__main__ import main
 
@@ -161,6 +161,15 @@ def test_a_compact_study_keeps_what_is_asked_for_and_drops_labels_without_values
     study["path_loss"] = ("place", np.ones(5))
     assert "path_loss" not in results.compact(study)
     assert "path_loss" in results.compact(study, keep=("path_loss",))
+
+
+@pytest.mark.parametrize("quantity", ["connectivity", "dimension"])
+def test_words_of_two_quantities_are_checked_by_the_one_that_they_belong_to(quantity: str) -> None:
+    dim = {"connectivity": "pair", "dimension": "step"}[quantity]
+    values = xr.Dataset({"distance": ((dim, "level"), np.ones((2, 1)))}, {"level": [0]})
+    schemas.check(values, "study")
+    with pytest.raises(ValueError, match="has dims"):
+        schemas.check(values.transpose(), "study")
 
 
 def test_verdicts_of_a_compact_study_are_those_of_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

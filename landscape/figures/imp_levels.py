@@ -84,8 +84,8 @@ def plot_test_accuracy(study: xr.Dataset, ax: Axes) -> Axes:
 def comparison_level(study: xr.Dataset) -> int:
     """Return the highest level up to 10 at which another method than imp was trained."""
     others = [m for m in METHODS if m not in ("imp", "retrained") and m in study["method"].values]
-    known = [need(last_epoch(study, "train_loss", m), "curves")["level"].values for m in others]
-    levels = [v for v in np.concatenate([*known, []]).tolist() if 0 < v <= imp_claims.RANKING_LEVEL]
+    known = [v for v in (last_epoch(study, "train_loss", m) for m in others) if v is not None]
+    levels = [v for one in known for v in one["level"].values.tolist() if 0 < v <= imp_claims.RANKING_LEVEL]
     if not levels:
         raise InputError("not measured: curves of other methods than imp (--quantities curves)")
     return int(max(levels))

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from landscape.errors import InputError
 from landscape.figures import imp_levels, imp_spectra
 from landscape.figures.page import Panel, grid_of
+from landscape.imp_evidence import pick, spectral_pair
 
 # Levels whose curves and eigenvalues have a panel each, as far as they were measured.
 SHOWN_LEVELS = (1, 4, 7, 10, 13, 16, 20)
@@ -34,9 +35,8 @@ CAPTIONS = {
 }
 
 
-def _at_levels(study: xr.Dataset, name: str, panel: Callable[..., Axes]) -> list[Panel]:
-    """Return one panel a level at which imp's variable was measured, four at most, the first levels first."""
-    values = imp_levels.pick(study, name, method="imp")
+def _at_levels(values: xr.DataArray | None, panel: Callable[..., Axes]) -> list[Panel]:
+    """Return one panel a level at which imp's values were measured, four at most, the first levels first."""
     known = [] if values is None else values["level"].values.tolist()
     chosen = [level for level in SHOWN_LEVELS if level in known][:MOST_PANELS]
     return [partial(panel, level=level) for level in chosen or SHOWN_LEVELS[:1]]
@@ -48,8 +48,11 @@ def panels(study: xr.Dataset) -> dict[str, tuple[Sequence[Panel], int]]:
         "levels": ([imp_levels.plot_train_loss, imp_levels.plot_test_accuracy], 2),
         "ways": ([imp_levels.plot_ways_loss, imp_levels.plot_ways_accuracy], 2),
         "distances": ([imp_levels.plot_distances, imp_levels.plot_rms_distances], 2),
-        "projected_curves": (_at_levels(study, "projected_loss", imp_levels.plot_projected_curve), 2),
-        "eigenvalues": (_at_levels(study, "eigenvalue", imp_spectra.plot_top_eigenvalues), 2),
+        "projected_curves": (
+            _at_levels(pick(study, "projected_loss", method="imp"), imp_levels.plot_projected_curve),
+            2,
+        ),
+        "eigenvalues": (_at_levels(spectral_pair(study, "imp", "raw"), imp_spectra.plot_top_eigenvalues), 2),
         "ridge": ([imp_spectra.plot_ridge], 1),
         "chain": ([imp_spectra.plot_chain, imp_spectra.plot_ratios], 2),
         "trajectory": ([imp_spectra.plot_trajectory], 1),

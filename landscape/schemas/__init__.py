@@ -56,13 +56,17 @@ SCHEMAS: dict[str, dict[str, Variable]] = {
 }
 
 
+# Quantities whose variables keep their names in a study; of two that share a name the later one is prefixed.
+PLAIN = ("spectrum", "connectivity", "curves", "barrier_matrix", "renewal", "volume", "dimension")
+
+
 def _study() -> dict[str, Variable]:
     """Return the words of all results of a run together: every variable over the labels of the results.
 
     Flags and counts are padded, hence numbers; of two quantities that share a name one is prefixed by its quantity.
     """
     words: dict[str, Variable] = {}
-    for quantity, known in SCHEMAS.items():
+    for quantity, known in sorted(SCHEMAS.items(), key=lambda item: [*PLAIN, *SCHEMAS].index(item[0])):
         for name, variable in known.items():
             dtype = "str" if variable.dtype == "str" else "float64"
             labelled = Variable(
@@ -113,7 +117,15 @@ def check(dataset: xr.Dataset, schema: str) -> None:
             variable = expected[str(name)]
             if kind == "coordinate" and not variable.dims and array.ndim:
                 variable = variable._replace(dims=(str(name),))  # a label of one result, or of a dim of many
+            if schema == "study" and kind == "variable":
+                variable = _of_its_quantity(str(name), array.dims, variable)
             _check_array(f"{kind} {name!r} of {schema}", array, variable, scalar=kind == "coordinate")
+
+
+def _of_its_quantity(name: str, dims: tuple[Hashable, ...], first: Variable) -> Variable:
+    """Return the declaration of a word by the quantity whose dims fit; one alone in a study has no prefixes."""
+    others = [first._replace(dims=(*(d for d in t[name].dims if d != "*"), "*")) for t in SCHEMAS.values() if name in t]
+    return next((other for other in others if _dims_fit(dims, other.dims)), first)
 
 
 def _check_array(what: str, array: xr.DataArray, variable: Variable, scalar: bool) -> None:
