@@ -300,4 +300,6 @@ def volume_levels_figure(study: xr.Dataset) -> Figure:
     if not chosen or "level" not in study.dims:
         raise InputError("this study holds no volumes over levels; measure some with --quantities volume")
     size = int(np.nanmax(study["num_examples"].values))
-    return panels_of(study, chosen, f"imp over levels, {size:,} examples; grey: sample-limited across levels")
+    return panels_of(
+        study, chosen, f"imp over levels, {size:,} examples; hollow: lower bounds, grey: sample-limited across levels"
+    )
