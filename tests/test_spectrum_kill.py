@@ -11,8 +11,12 @@ import xarray as xr
 from helpers import ROOT
 from torch import nn
 
-from landscape import cli
+from landscape import cli, operators
+from landscape.journal import Journal
+from landscape.problem import Problem
+from landscape.spectrum import Effort
 from landscape.spectrum.__main__ import main
+from landscape.spectrum.layers import layer_table
 
 # The process kills itself (or is interrupted) in the middle of the given product; every state is written at once.
 PROGRAM = """
@@ -81,3 +85,25 @@ def test_the_state_of_other_options_is_not_continued(arguments: list[str], capsy
     assert cli.exit_code(main, [*arguments, "--out", "s.nc", "--seed", "1", "--resume"]) == cli.BAD_INPUT
     assert "without --resume" in capsys.readouterr().err
     assert cli.exit_code(main, [*arguments, "--out", "s.nc", "--seed", "1"]) == cli.DONE
+
+
+def test_a_finished_stage_is_kept_at_once(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "state", "name")
+    save = journal.saver("stage")
+    assert save is not None
+    save(lambda: {"value": 1})  # too soon after the start to pay
+    assert Journal(tmp_path / "state", "name", resume=True).load("stage") is None
+    save(lambda: {"value": 2}, True)
+    assert Journal(tmp_path / "state", "name", resume=True).load("stage") == {"value": 2}
+
+
+def test_layers_that_were_done_are_not_done_again(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+    data = (torch.ones(4, 6, dtype=torch.float64), torch.tensor([0, 1, 2, 1]))
+    problem = Problem.from_model(model, "cross_entropy", data)
+    operator = operators.hessian(problem)
+    first = layer_table(problem, operator, 2, 1e-3, Effort(journal=Journal(tmp_path / "s", "name")))
+    spent = operator.num_products
+    again = layer_table(problem, operator, 2, 1e-3, Effort(journal=Journal(tmp_path / "s", "name", resume=True)))
+    assert again.identical(first)
+    assert operator.num_products == spent

@@ -57,10 +57,10 @@ def layer_table(
             "layer_eigenvalue": float(pairs.eigenvalue[0]),
             "layer_residual": float(pairs.residual[0]),
             "layer_converged": bool(pairs.converged[0]),
-            "layer_trace": trace.value,
-            "layer_trace_se": trace.se,
-            "layer_frobenius_norm": frobenius.value,
-            "layer_frobenius_norm_se": frobenius.se,
+            "layer_trace": float(trace.value),
+            "layer_trace_se": float(trace.se),
+            "layer_frobenius_norm": float(frobenius.value),
+            "layer_frobenius_norm_se": float(frobenius.se),
             "layer_num_products": operator.num_products - before,
         }
         for name, value in row.items():
