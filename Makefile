@@ -48,7 +48,7 @@ types: $(READY) ## Check types
 	$(BIN)/mypy
 
 unit: data ## Run the tests (not: slow, gpu, bench)
-	$(BIN)/python -m pytest -q --durations=10
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadfile --durations=10
 
 demo: $(READY) ## Train, prune and measure a small network on digits; the report's path is printed last
 	$(BIN)/python -m landscape.training --model mlp --data digits --out $(DEMO)/ckpt.pt
