@@ -137,7 +137,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
 def test_too_little_memory_is_said_before_the_work(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert measure("--memory", "0.01") == cli.OUT_OF_MEMORY
     told = capsys.readouterr().err
-    assert "needs at least 0.17" in told
+    assert "needs at least 0.20" in told
     assert "0.01 GiB are given" in told
     assert told.count("\n") == 1
     assert not (folder / "weights.spectrum.nc").exists()

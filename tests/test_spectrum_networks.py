@@ -67,7 +67,7 @@ def test_every_option_works_on_attention_and_recurrent_networks(name: str) -> No
 @pytest.mark.parametrize("name", ["attention", "convolution"])
 def test_the_model_of_the_caller_stays_as_it_was(name: str, fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     case = CASES[name]()
-    model = case.model
+    model = case.model.train()
     first, *others = model.parameters()
     first.grad = torch.ones_like(first)
     before, modes = copy.deepcopy(model.state_dict()), [m.training for m in model.modules()]
@@ -82,7 +82,7 @@ def test_the_model_of_the_caller_stays_as_it_was(name: str, fails: bool, monkeyp
             measured(case)
     else:
         measured(case, engine="pyhessian")
-        measured(case, num_probes=2, depth=3)
+        measured(case, num_probes=2, depth=3, dtype=torch.float32)
     assert [m.training for m in model.modules()] == modes
     assert [p.requires_grad for p in model.parameters()] == trained
     for key, value in model.state_dict().items():

@@ -15,7 +15,7 @@ from landscape.spectrum.options import Plan, SpectrumOptions
 
 # What a process takes after its imports whatever it measures: what tracing imports and compiles (70 MiB), late imports
 # (25), file and figure (20), and what the allocator keeps of what was freed.
-OVERHEAD = 176 * 2**20
+OVERHEAD = 208 * 2**20
 # The weights: in the file, in the model, in the private copy, at the point, and as float64 sums of a gradient.
 COPIES = 6
 # Vectors take what they can use, and of what is left at most so many fifths.
