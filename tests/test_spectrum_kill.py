@@ -23,6 +23,7 @@ PROGRAM = """
 import os, signal, sys
 from landscape import cli, journal, operators
 from landscape.spectrum.__main__ import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent in the background has it ignored
 journal.SHORTEST_PAUSE, journal.WRITING_SHARE = 0.0, float("inf")
 plain, number = operators.LinearOperator.__matmul__, [0]
 def counted(self, v):

@@ -61,7 +61,7 @@ def divide(problem: Problem, options: SpectrumOptions, sizes: Plan, memory: int)
             "eigenpairs, a lower --depth or fewer examples",
             needed,
         )
-    vectors = min(left * fifths // 5, most)
+    vectors = min(left * fifths // 5, max(most, left // 5))  # passes over the data take their place in the end
     return Shares(left - vectors, vectors)
 
 
