@@ -19,6 +19,8 @@ from landscape.errors import InputError
 from landscape.figures.levels import plot_level
 from landscape.imp_evidence import pick
 
+# A range of losses beyond this factor is drawn on a log axis.
+WIDE = 5.0
 # Method -> label, colour, marker: the same in every figure.
 METHODS: dict[str, tuple[str, str, str]] = {
     "imp": ("IMP", "C0", "o"),
@@ -109,7 +111,9 @@ def _ways(study: xr.Dataset, name: str, ax: Axes, scale: float, level: int | Non
 def plot_ways_loss(study: xr.Dataset, ax: Axes, level: int | None = None) -> Axes:
     """Draw the train loss of every way to reach a level (default: level 10): replicates, mean, standard error."""
     level = _ways(study, "train_loss", ax, 1.0, level)
-    ax.set_xscale("log")
+    low, high = ax.get_xlim()
+    if low > 0 and high > WIDE * low:  # a narrow range on a log axis has labels that overlap
+        ax.set_xscale("log")
     ax.set_xlabel(f"train loss at level {level} (nats)")
     return ax
 
