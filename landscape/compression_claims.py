@@ -11,7 +11,7 @@ claim                       statement (statistic; ``>`` order claim, ``~`` absen
 ``subspace_is_coordinates`` the splitting is spanned by coordinates, so that a mask can be it (share of the smaller side
                             on as many coordinates as it has dimensions; above 0.9)
 ``masks_well_at_base``      right after masking, the loss is below that under random masks of equal layer counts
-                            (0.05 minus the chance of so low a loss; above 0)
+                            (0.05 minus the chance of so low a loss; 0 or above)
 ``keeps_accuracy``          training loses no test accuracy against the dense network (difference; ~, delta 0.005)
 ``beats_shuffle``           better test accuracy than the layer-wise shuffle of the mask (difference; >)
 ``beats_random``            better than random masks with the same share of every layer (difference; >)
@@ -195,13 +195,19 @@ def _at_base(study: xr.Dataset) -> list[Finding]:
         for level in study["level"].values.tolist():
             chance = float(chances.sel(level=level))
             if np.isfinite(chance):
-                verdict = _vacuous(_threshold(P_VALUE - chance, 0.0), float(kept.sel(level=level)))
+                verdict = _vacuous(_at_most(chance), float(kept.sel(level=level)))
                 found.append(_finding("masks_well_at_base", chance, verdict, method=method, level=level))
         worst = float(chances.max())
         if np.isfinite(worst):
-            verdict = _vacuous(_threshold(P_VALUE - worst, 0.0), float(kept.min()))
+            verdict = _vacuous(_at_most(worst), float(kept.min()))
             found.append(_finding("masks_well_at_base", worst, verdict, method=method))
     return found
+
+
+def _at_most(chance: float) -> Verdict:
+    """Return the verdict of a chance under random masks: 1 in 20 is the smallest that 19 of them can show."""
+    effect = P_VALUE - chance
+    return Verdict(effect, 0.0, effect, HOLDS if effect > -1e-9 else FAILS)
 
 
 def _vacuous(verdict: Verdict, kept: float) -> Verdict:

@@ -24,7 +24,7 @@ def networks(gain: float, lost: float = 0.0, kept: float | None = None, noise: f
     accuracy[2:4, 1:] -= lost + gain
     accuracy[0, 1:], accuracy[1:, 0] = np.nan, np.nan
     chance = np.full(shape, np.nan)
-    chance[4, 1:] = 0.05 - np.sign(gain) * 0.04
+    chance[4, 1:] = 0.05 if gain > 0 else 0.1  # 1 in 20 is the smallest chance that 19 masks show
     fraction = 0.8 ** np.array(LEVELS) if kept is None else np.array([1.0, kept, kept])
     dims = ("method", "level", "replicate")
     kept_of = np.where(np.isnan(accuracy), np.nan, fraction[None, :, None])
