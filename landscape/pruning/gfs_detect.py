@@ -11,8 +11,8 @@ criterion      stops at the first checkpoint at which
 =============  =======================================================================================================
 
 The first two are early-bird criteria for multisets; no criterion but the last needs the labels' accuracy. The limits
-are ours. Linear mode connectivity needs two more trainings for each checkpoint; ``early_bird.first_below`` takes its
-barriers.
+are ours. Linear mode connectivity needs two more trainings for each checkpoint: ``python -m landscape.pruning
+children``.
 """
 
 from __future__ import annotations
