@@ -28,7 +28,10 @@ from landscape.problem import Problem
 
 PAIRS, TOLERANCE = 100, 1e-4
 DEPTH, NUM_PROBES, STEPS = 100, 10, 6
-EXAMPLES = {"lenet_300_100": int(os.environ.get("BENCH_LENET", "10000")), "resnet20": 256}
+EXAMPLES = {
+    "lenet_300_100": int(os.environ.get("BENCH_LENET", "10000")),
+    "resnet20": int(os.environ.get("BENCH_RESNET", "256")),
+}
 # PyHessian finds one eigenvalue after the other; so many are timed.
 TIMED_PAIRS = 2
 
