@@ -11,6 +11,7 @@ import xarray as xr
 from torch import Tensor
 
 from landscape import dense, gaps, operators, parallel, stochastic
+from landscape.cli import progress
 from landscape.curvature.options import ProductOptions
 from landscape.errors import InputError
 from landscape.examples import example_curvature
@@ -56,7 +57,7 @@ def measure(problem: Problem, options: SpectrumOptions, effort: Effort) -> xr.Da
     room = shares.vectors - storage_bytes(found.eigenvector)
     result = xr.Dataset(coords={"eigen": found.label.numpy()})
     if found.label.numel():
-        result = result.merge(_pairs(problem, options, found, room))
+        result = result.merge(_pairs(problem, options, found, room, effort.quiet))
     result = result.assign(_moments(problem, options, found)).assign(_facts(problem, room))
     result = result.assign(gaps.outlier_table(result)) if found.label.numel() else result
     spent = found.num_products
@@ -119,7 +120,7 @@ def build(problem: Problem, options: SpectrumOptions, sizes: Plan, room: int) ->
     return construct(problem, ProductOptions(memory=room, planned_products=planned, block=block))
 
 
-def _pairs(problem: Problem, options: SpectrumOptions, found: Measured, room: int) -> xr.Dataset:
+def _pairs(problem: Problem, options: SpectrumOptions, found: Measured, room: int, quiet: bool) -> xr.Dataset:
     """Return eigenvalues, residuals, gaps, and their error over the data."""
     columns: dict[str, Any] = {
         "eigenvalue": found.eigenvalue.double().numpy(),
@@ -130,21 +131,25 @@ def _pairs(problem: Problem, options: SpectrumOptions, found: Measured, room: in
     result = gaps.add_gaps(result)
     if problem.num_examples < 2 or problem.batchnorm == "batch":
         return result  # one example, or examples without a loss of their own: there is no error over the data
-    error = data_error(*_example_terms(problem, options, found.eigenvector, room))
+    error = data_error(*_example_terms(problem, options, found.eigenvector, room, quiet))
     gap_se = np.where(np.isfinite(result["gap"].values), error.gap_se.cpu().numpy(), np.nan)
     result = result.assign(eigenvalue_se=("eigen", error.eigenvalue_se.cpu().numpy()), gap_se=("eigen", gap_se))
     safe = gaps.are_safe(result.assign(num_params=problem.num_params))
     return result.assign(eigenvalue_se_valid=("eigen", safe))
 
 
-def _example_terms(problem: Problem, options: SpectrumOptions, vectors: Tensor, room: int) -> tuple[Tensor, Tensor]:
+def _example_terms(
+    problem: Problem, options: SpectrumOptions, vectors: Tensor, room: int, quiet: bool
+) -> tuple[Tensor, Tensor]:
     """Return per-example curvatures along the eigenvectors, a few vectors at a time."""
     kind, block = options.curvature, vectors[:, :VECTOR_BLOCK]
     problem = memory.fitting(problem, lambda part: example_curvature(part, block, kind), room)
     parts, counts = [], None
-    for start in range(0, vectors.shape[1], VECTOR_BLOCK):
-        terms, counts = example_curvature(problem, vectors[:, start : start + VECTOR_BLOCK], kind)
-        parts.append(terms)
+    with progress(vectors.shape[1], "errors over the data", quiet, unit="vector") as bar:
+        for start in range(0, vectors.shape[1], VECTOR_BLOCK):
+            terms, counts = example_curvature(problem, vectors[:, start : start + VECTOR_BLOCK], kind)
+            parts.append(terms)
+            bar.update(terms.shape[1])
     assert counts is not None
     return torch.cat(parts, 1), counts
 
