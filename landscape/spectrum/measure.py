@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
+from tqdm import tqdm
 
 from landscape import dense, gaps, operators, parallel, stochastic
 from landscape.cli import progress
@@ -145,7 +146,8 @@ def _example_terms(
     kind, block = options.curvature, vectors[:, :VECTOR_BLOCK]
     problem = memory.fitting(problem, lambda part: example_curvature(part, block, kind), room)
     parts, counts = [], None
-    with progress(vectors.shape[1], "errors over the data", quiet, unit="vector") as bar:
+    bar: tqdm[Any] = progress(vectors.shape[1], "errors over the data", quiet, unit="vector")
+    with bar:
         for start in range(0, vectors.shape[1], VECTOR_BLOCK):
             terms, counts = example_curvature(problem, vectors[:, start : start + VECTOR_BLOCK], kind)
             parts.append(terms)
