@@ -77,8 +77,17 @@ def test_without_results_every_figure_says_what_to_run(name: str) -> None:
 def test_a_missing_arm_is_named_in_the_figure() -> None:
     arms: Arms = {"relu": {"spectrum": spectra()}, "gelu": {}}
     figure = figures.spectra_figure(arms)
-    assert "2 replicates, 1,000 examples; not measured: gelu" in figure.get_suptitle()
+    assert figure.get_suptitle().endswith("2 replicates, 1,000 examples; levels 0, 1, 2; not measured: gelu")
     assert len(panels(figure)) == 4
+
+
+def test_points_that_were_not_measured_are_named() -> None:
+    study = spectra().sel({"method": ["imp"], "point": ["minimum", "projected"]})
+    assert (
+        figures.spectra_figure({"": {"spectrum": study}})
+        .get_suptitle()
+        .endswith("not measured: restricted, random masks")
+    )
 
 
 def test_gaps_are_those_below_the_cut_with_four_standard_errors() -> None:
@@ -101,7 +110,7 @@ def test_the_chain_adds_up() -> None:
 def test_what_a_panel_lacks_is_said_in_it() -> None:
     study = spectra().sel({"method": ["imp"]})
     *_, rewinding = panels(figures.chain_figure({"": {"spectrum": study}}))
-    assert [text.get_text() for text in rewinding.texts] == ["not measured:\nfine tune minimum to imp minimum"]
+    assert [text.get_text() for text in rewinding.texts] == ["not measured:\nfine tune minimum\nto imp minimum"]
 
 
 def volumes() -> xr.Dataset:

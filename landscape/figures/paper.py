@@ -68,10 +68,12 @@ def _holds(parts: Parts, quantity: str, variable: str) -> bool:
     return part is not None and variable in part and bool(part[variable].notnull().any())
 
 
-def title(what: str, drawn: Arms, arms: Arms, quantity: str) -> str:
-    """Return the title of a figure: what it shows, on how many replicates and examples, and which arms are missing."""
-    text = f"{what}; {count_text(parts[quantity] for parts in drawn.values())}"
-    left_out = [name for name in arms if name not in drawn]
+def title(what: str, drawn: Arms, arms: Arms, quantity: str, lacking: Iterable[str] = ()) -> str:
+    """Return the title of a figure: what it shows, on how much, at which levels, and what of it is missing."""
+    parts = [one[quantity] for one in drawn.values()]
+    levels = sorted({int(level) for part in parts if "level" in part.coords for level in part["level"].values})
+    text = f"{what}\n{count_text(parts)}; levels {', '.join(map(str, levels))}"
+    left_out = [*(name for name in arms if name not in drawn), *lacking]
     return f"{text}; not measured: {', '.join(left_out)}" if left_out else text
 
 
@@ -91,8 +93,7 @@ def absent(ax: Axes, text: str) -> None:
     ax.text(
         0.5, 0.5, f"not measured:\n{text}", ha="center", va="center", color="0.4", transform=ax.transAxes, wrap=True
     )
-    ax.set_xticks([])
-    ax.set_yticks([])
+    ax.tick_params(bottom=False, labelbottom=False, left=False, labelleft=False)
 
 
 def pick(part: xr.Dataset | None, name: str, **labels: Any) -> xr.DataArray | None:

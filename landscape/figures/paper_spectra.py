@@ -40,8 +40,20 @@ def spectra_figure(arms: Arms, num_classes: int = 10) -> Figure:
                 _gaps_over_levels(parts["spectrum"], ax, cut)
             row[1].set_ylabel(r"$(\lambda_k-\lambda_{k+1})/\lambda_{k+1}$")
         _legend_below(figure, axes[0][1])
-        figure.suptitle(title("Leading eigenvalues and gaps of the Hessian", drawn, arms, "spectrum"), fontsize=8)
+        what = "Leading eigenvalues and gaps of the Hessian"
+        figure.suptitle(title(what, drawn, arms, "spectrum", _lacking(drawn)), fontsize=8)
     return figure
+
+
+def _lacking(arms: Arms) -> list[str]:
+    """Return the points, and the null, that some arm does not have."""
+    wanted = {**{point: ("imp", point) for point in POINTS}, "random masks": (NULL, "minimum")}
+    return [
+        f"{label}{f' of {name}' if name else ''}"
+        for name, parts in arms.items()
+        for label, (method, point) in wanted.items()
+        if log_eigenvalues(parts["spectrum"], method, point, "raw") is None
+    ]
 
 
 def _legend_below(figure: Figure, ax: Axes) -> None:
@@ -171,7 +183,7 @@ def _plot_step(study: xr.Dataset, ax: Axes, start: tuple[str, str], end: tuple[s
             shifted = change.assign_coords(level=change["level"] + 0.08 * (number - 1.5))
             plot_level(shifted, ax, control.replace("_", " "), color=colour, marker=MARKERS[number], linewidth=0.7)
     if not ax.has_data():
-        absent(ax, " to ".join(f"{method} {point}".replace("_", " ") for method, point in (start, end)))
+        absent(ax, "\nto ".join(f"{method} {point}".replace("_", " ") for method, point in (start, end)))
         return
     floor = spectral_pair(study, "retrained", "raw")
     if floor is not None:
