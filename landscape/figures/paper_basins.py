@@ -84,7 +84,6 @@ def _plot_error_against_tolerance(parts: Parts, ax: Axes) -> None:
             marker=MARKERS[number % len(MARKERS)],
             label=method.replace("_", " "),
         )
-    ax.set_xscale("log")
     ax.set_xlabel("noise tolerance / rms weight")
     ax.set_ylabel(f"test error at level {best} (%)")
     ax.legend(fontsize=6)

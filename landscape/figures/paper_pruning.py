@@ -66,7 +66,7 @@ def _plot_accuracy(parts: Parts, ax: Axes) -> None:
                 markersize=8 if own else 4,
                 color=f"C{number % 7}",
                 markerfacecolor=face,
-                label=base.replace("_", " ") if method in (base, base + FORCED) else None,
+                label=method.replace("_", " ") if method in (base, base + FORCED) else None,
             )
     ax.set_xscale("log")
     ax.invert_xaxis()
@@ -85,7 +85,7 @@ def _plot_imp(parts: Parts, ax: Axes) -> None:
     known = (
         pick(part, "kept", method="imp", point="minimum", control="raw", curvature="hessian") for part in parts.values()
     )
-    kept = next((values for values in known if values is not None), None)
+    kept = max((v for v in known if v is not None), key=lambda values: values.sizes["level"], default=None)
     if accuracy is None or kept is None:
         return
     kept, accuracy = xr.align(kept.mean("replicate"), accuracy)
