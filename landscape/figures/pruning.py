@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -19,27 +17,27 @@ NULL = ("_shuffled",)
 def _accuracy(table: xr.Dataset, ax: Axes, over: str, label: str) -> Axes:
     """Draw the accuracy over a fraction of weights, a line a method; nulls are grey, error bars are over replicates."""
     quantity = "test_accuracy" if "test_accuracy" in table else "train_accuracy"
-    markers = itertools.cycle(MARKERS)
+    shown = [m for m in table["method"].values.tolist() if not m.endswith(NULL) and not m.startswith("random")]
     for directory in table["directory"].values:
         for method in table["method"].values.tolist():
-            rows = table.sel({"directory": directory, "method": method})
+            rows = table.sel({"directory": directory, "method": method}).sortby(over)
             x, y = rows[over].values, rows[quantity].values
-            shown = np.isfinite(x) & np.isfinite(y) & (x > 0)
-            if not shown.any() or (method == "imp" and shown.sum() == 1):
-                continue
-            null = method.endswith(NULL) or method.startswith("random")
+            known = np.isfinite(x) & np.isfinite(y) & (x > 0)
+            if method == "imp" and known.sum() == 1:
+                continue  # the dense network alone, which is the dashed line
             error = rows[f"{quantity}_se"].values if f"{quantity}_se" in rows else np.full(len(y), np.nan)
-            order = np.argsort(x[shown])
-            style = {"color": "0.7", "linestyle": ":"} if null else {}
+            number = shown.index(method) if method in shown else -1
+            color, marker = (f"C{number % 8}", MARKERS[number % len(MARKERS)]) if number >= 0 else ("0.7", ".")
             ax.errorbar(
-                x[shown][order],
-                y[shown][order],
-                np.nan_to_num(error[shown][order]),
-                marker=next(markers) if not null else ".",
+                x[known],
+                y[known],
+                np.nan_to_num(error[known]),
+                color=color,
+                marker=marker,
                 markersize=3,
                 linewidth=0.8,
+                linestyle="-" if number >= 0 else ":",
                 label=None if method.endswith(NULL) else method,
-                **style,  # type: ignore[arg-type]
             )
     if {"imp"} <= set(table["method"].values.tolist()) and 0 in table["level"].values:
         dense = float(table[quantity].sel({"method": "imp", "level": 0}).mean())
@@ -68,7 +66,9 @@ def comparison_figure(table: xr.Dataset) -> Figure:
     panels: list[Panel] = [plot_accuracy]
     panels += [plot_accuracy_effective] if "kept_effective" in table else []
     most = int(np.nanmax(table["num_replicates"].values))
-    return panels_of(table, panels, f"pruned networks, up to {most} replicates, bars: standard error")
+    return panels_of(
+        table, panels, f"pruned networks, at most {most} replicate{'s, bars: standard error' if most > 1 else ''}"
+    )
 
 
 def plot_spectrum_and_constant(result: xr.Dataset, ax: Axes) -> Axes:
