@@ -13,6 +13,7 @@ import argparse
 import dataclasses
 import os
 import sys
+import time
 import types
 import typing
 from collections.abc import Callable, Iterable, Sequence
@@ -27,6 +28,8 @@ Options = TypeVar("Options")
 Item = TypeVar("Item")
 
 DONE, BAD_INPUT, NOT_CONVERGED, OUT_OF_MEMORY, INTERRUPTED = 0, 2, 3, 4, 130
+# torchrun ends all ranks as soon as one has left: the others leave the first one time to say what is wrong.
+GRACE = 2.0
 
 
 def option(default: Any = dataclasses.MISSING, *, help: str, **metadata: Any) -> Any:
@@ -383,15 +386,13 @@ def exit_code(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) 
 
 def _is_out_of_memory(error: Exception) -> bool:
     """Tell memory errors: torch has its own for devices and a plain RuntimeError for the host."""
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or "not enough memory" in str(error)
-    )
+    told = type(error).__name__ == "OutOfMemoryError" or "not enough memory" in str(error)
+    return told or isinstance(error, MemoryError)
 
 
 def _fail(message: str, code: int) -> int:
     """Print the message as one line and return the code; ranks other than the first say which one they are."""
     rank = os.environ.get("RANK", "0")
-    print("error:" if rank == "0" else f"rank {rank}: error:", " ".join(message.split()), file=sys.stderr)
+    print("error:" if rank == "0" else f"rank {rank}: error:", " ".join(message.split()), file=sys.stderr, flush=True)
+    time.sleep(0 if rank == "0" else GRACE)
     return code
