@@ -41,6 +41,7 @@ from landscape.decisions import (
     NOT_RESOLVED,
     VACUOUS_PRUNED,
     Finding,
+    Kind,
     Verdict,
     decide,
     decide_condition,
@@ -262,16 +263,16 @@ def _judged(claim: str, effects: xr.DataArray, method: str, kept: xr.DataArray |
     se = decisions.pooled_se(effects.values)
     means = effects.mean("replicate").values.tolist()
     noises = [decisions.total_noise(se, np.nan, int(np.isfinite(row).sum())) for row in effects.values]
-    absence = kept is not None
-    kind, delta = ("absence", DELTA) if absence else ("order", 0.0)
+    kind: Kind = "order" if kept is None else "absence"
+    delta = 0.0 if kept is None else DELTA
     levels = effects["level"].values.tolist()
     found = []
     for level, mean, noise in zip(levels, means, noises, strict=True):
-        verdict = decide(mean, noise, kind, delta)  # type: ignore[arg-type]
+        verdict = decide(mean, noise, kind, delta)
         if kept is not None:
             verdict = _vacuous(verdict, float(kept.sel(level=level)))
         found.append(_finding(claim, mean, verdict, method=method, level=level))
-    whole = decide_every(means, noises, kind, delta)  # type: ignore[arg-type]
+    whole = decide_every(means, noises, kind, delta)
     if kept is not None:
         whole = _vacuous(whole, float(kept.sel(level=levels).min()))
     return [_finding(claim, whole.effect, whole, method=method), *found]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -87,7 +88,7 @@ def footprint(function: Callable[[int], object], number: int) -> Footprint:
     """
     if number <= MORE:
         return Footprint(int(MARGIN * peak_bytes(lambda: function(number))), 0)
-    few, more = (peak_bytes(lambda size=size: function(size)) for size in (FEW, MORE))  # type: ignore[misc]
+    few, more = (peak_bytes(partial(function, size)) for size in (FEW, MORE))
     each = max(0, more - few) / (MORE - FEW)
     return Footprint(int(MARGIN * max(0.0, few - FEW * each)), int(MARGIN * each) + 1)
 

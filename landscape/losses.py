@@ -6,6 +6,7 @@ The losses here also give the terms one example at a time (``per_example``), fro
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,16 +21,16 @@ from landscape.errors import InputError
 Loss = Callable[[Any, Batch], tuple[Tensor, Tensor]]
 
 
-class ExampleLoss:
+class ExampleLoss(ABC):
     """A loss that is known one example at a time; calling it sums over the batch."""
 
+    @abstractmethod
     def per_example(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the loss sums ``(N,)`` and counts ``(N,)`` of the examples of a batch."""
-        raise NotImplementedError
 
+    @abstractmethod
     def hits(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor] | None:
         """Return how many targets are predicted and how many there are, or None where accuracy means nothing."""
-        raise NotImplementedError
 
     def __call__(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the loss sum and the count of a batch, both scalars."""

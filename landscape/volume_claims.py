@@ -49,7 +49,7 @@ from landscape import decisions
 from landscape.decisions import FAILS, HOLDS, NOT_RESOLVED, Finding, Verdict, decide, decide_every, unresolved
 from landscape.errors import InputError
 from landscape.imp_claims import PAUL, SALEEM, Evidence, order_claim
-from landscape.imp_evidence import Values
+from landscape.imp_evidence import Values, logarithm
 
 PREDICTION_DELTA = 0.05
 LIMITED = 3
@@ -98,8 +98,7 @@ def numbers(found: xr.Dataset) -> Iterator[tuple[str, xr.Dataset]]:
 
 
 def _log(values: xr.DataArray) -> xr.DataArray:
-    logarithm: xr.DataArray = np.log(values.where(values > 0))  # type: ignore[assignment]
-    return logarithm
+    return logarithm(values.where(values > 0))
 
 
 def pair(study: xr.Dataset, method: str, control: str) -> dict[str, tuple[xr.Dataset, xr.Dataset]]:

@@ -82,6 +82,15 @@ def test_shares_add_up_and_hold_the_least() -> None:
     least = divide(problem, options, sizes, needed)
     assert 0 < least.products + least.vectors <= needed - OVERHEAD
     # What vectors cannot use is left to the products.
+    # Cross-fitting and layers hold the eigenvectors of all the data while they search.
+    pairs_alone = replace(sizes, num_probes=0)
+    with pytest.raises(MemoryLimitError) as caught:
+        divide(problem, options, pairs_alone, OVERHEAD)
+    enough = caught.value.needed
+    divide(problem, options, pairs_alone, enough)
+    for more in (replace(options, cross_fit=True), replace(options, per_layer=True)):
+        with pytest.raises(MemoryLimitError):
+            divide(problem, more, pairs_alone, enough)
     ample, more = (divide(problem, options, sizes, memory * GIB) for memory in (1, 2))
     assert more.products - ample.products == pytest.approx(0.8 * GIB, abs=2)
     assert more.vectors - ample.vectors == pytest.approx(0.2 * GIB, abs=2)  # for passes over the data

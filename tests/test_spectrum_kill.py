@@ -103,8 +103,8 @@ def test_layers_that_were_done_are_not_done_again(tmp_path: Path) -> None:
     data = (torch.ones(4, 6, dtype=torch.float64), torch.tensor([0, 1, 2, 1]))
     problem = Problem.from_model(model, "cross_entropy", data)
     operator = operators.hessian(problem)
-    first = layer_table(problem, operator, 2, 1e-3, Effort(journal=Journal(tmp_path / "s", "name")))
+    first = layer_table(problem, operator, 2, 1e-3, Effort(journal=Journal(tmp_path / "s", "name")), 2**30)
     spent = operator.num_products
-    again = layer_table(problem, operator, 2, 1e-3, Effort(journal=Journal(tmp_path / "s", "name", resume=True)))
+    again = layer_table(problem, operator, 2, 1e-3, Effort(journal=Journal(tmp_path / "s", "name", resume=True)), 2**30)
     assert again.identical(first)
     assert operator.num_products == spent

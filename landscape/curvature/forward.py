@@ -30,6 +30,7 @@ class _StopWatch(TorchFunctionMode):
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         stops = getattr(function, "__name__", "") in ("detach", "detach_", "_set_grad_enabled")
+        # The annotation of .data hides that it is a property.
         self.stopped |= stops or function == torch.Tensor.data.__get__  # type: ignore[attr-defined]
         return function(*args, **(kwargs or {}))
 

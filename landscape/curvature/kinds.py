@@ -119,6 +119,7 @@ def along(problem: Problem, kind: str, batch: Batch, direction: Tensors, by_exam
 
         return jvp(lambda p: jvp(value, (p,), vector)[1], point, vector)[1]
     network = Network(problem, kind)
+    # With has_aux, jvp returns three values, which its annotation does not say.
     outputs, pushed, others = jvp(  # type: ignore[misc]
         lambda p: network.divide(network.values(p, batch)), point, vector, has_aux=True
     )

@@ -64,6 +64,7 @@ class Linearization:
             def outputs(*p: Tensor) -> tuple[list[Tensor], list[Tensor]]:
                 return network.divide(values(*p, *fixed, *rows))
 
+            # With has_aux, jvp returns three values, which its annotation does not say.
             z, pushed, others = jvp(outputs, phi, direction, has_aux=True)  # type: ignore[misc]
             if self.kind == "ggn":
 

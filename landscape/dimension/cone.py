@@ -166,10 +166,8 @@ class Compression:
         """Return the unit vectors ``(n,)`` behind the attraction and the ceiling of k fast directions."""
         floor = np.linalg.eigh(self.matrix[:k, :k])[1][:, 0]
         top = np.linalg.eigh(self.matrix[k:, k:])[1][:, -1]
-        return tuple(
-            part @ torch.as_tensor(weights).to(part)
-            for part, weights in ((self.span[:, :k], floor), (self.span[:, k:], top))
-        )  # type: ignore[return-value]
+        slow, fast = self.span[:, k:], self.span[:, :k]
+        return fast @ torch.as_tensor(floor).to(fast), slow @ torch.as_tensor(top).to(slow)
 
 
 def compress(operator: LinearOperator, basis: Tensor, depth: int = 30, seed: int = 0) -> Compression:

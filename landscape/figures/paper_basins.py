@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
@@ -104,7 +106,7 @@ def manifold_figure(arms: Arms) -> Figure:
     drawn = need("F4", arms, [("dimension", "gap_ratio"), ("dimension", "distance")])
     results = {name: parts["dimension"] for name, parts in drawn.items()}
 
-    def over_levels(name: str, label: str):  # type: ignore[no-untyped-def]
+    def over_levels(name: str, label: str) -> Callable[[Axes], Axes]:
         return lambda ax: _plot_answer(results, ax, name, label)
 
     panels = [

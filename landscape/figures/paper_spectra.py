@@ -13,6 +13,7 @@ from landscape.figures.page import style
 from landscape.figures.paper import MARKERS, Arms, absent, level_axis, need, pick, title
 from landscape.figures.spectra import UNIT
 from landscape.imp_claims import spectral_pair
+from landscape.imp_evidence import logarithm
 
 POINTS = {"restricted": "C2", "projected": "C1", "minimum": "C0"}
 NULL = "random_mask_layerwise"
@@ -213,5 +214,4 @@ def log_eigenvalues(study: xr.Dataset, method: str, point: str, control: str) ->
             return None
         values = values / spread
     values = values.isel(eigen=values["eigen"].values > 0)
-    logarithm: xr.DataArray = np.log(values.where(values > 0))  # type: ignore[assignment]
-    return logarithm
+    return logarithm(values.where(values > 0))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import xarray as xr
 
@@ -12,6 +14,8 @@ from landscape.spectrum.engines import Effort
 
 # Depth 2 makes the quadrature exact for degrees up to 3, so v'Av and v'A^2v come out without quadrature error.
 MOMENT_DEPTH = 2
+# What is searched for in each layer.
+LAYER = lanczos.EigenOptions(largest=1, smallest=0)
 
 
 def layer_slices(problem: Problem) -> dict[str, torch.Tensor]:
@@ -26,9 +30,9 @@ def layer_slices(problem: Problem) -> dict[str, torch.Tensor]:
 
 
 def layer_table(
-    problem: Problem, operator: LinearOperator, num_probes: int, tolerance: float, effort: Effort
+    problem: Problem, operator: LinearOperator, num_probes: int, tolerance: float, effort: Effort, memory: int
 ) -> xr.Dataset:
-    """Measure each layer's diagonal block of a curvature.
+    """Measure each layer's diagonal block of a curvature, its vectors within so many bytes.
 
     Returns
     -------
@@ -46,8 +50,9 @@ def layer_table(
     for layer, index in list(slices.items())[done:]:
         block = restrict(operator, index)
         before = operator.num_products
-        pairs = lanczos.eigenpairs(block, lanczos.EigenOptions(largest=1, smallest=0, tolerance=tolerance, seed=seed))
-        options = stochastic.ProbeOptions(num_probes=max(num_probes, 2), depth=min(MOMENT_DEPTH, len(index)), seed=seed)
+        pairs = lanczos.eigenpairs(block, replace(LAYER, tolerance=tolerance, seed=seed, memory=memory))
+        depth = min(MOMENT_DEPTH, len(index))
+        options = stochastic.ProbeOptions(num_probes=max(num_probes, 2), depth=depth, seed=seed, memory=memory)
         quadrature = stochastic.quadrature(block, options)
         trace, frobenius = stochastic.trace(quadrature), stochastic.frobenius_norm(quadrature)
         total = sum(size for name, size in sizes.items() if (name.rpartition(".")[0] or name) == layer)

@@ -68,7 +68,7 @@ def measure(problem: Problem, options: SpectrumOptions, effort: Effort) -> xr.Da
     if options.num_vectors:
         result["eigenvector"] = (("eigen", "parameter"), _shown(found, options.num_vectors))
     if options.per_layer:
-        layers = layer_table(problem, operator, sizes.num_probes, options.tolerance, effort)
+        layers = layer_table(problem, operator, sizes.num_probes, options.tolerance, effort, room)
         result, spent = result.merge(layers), spent + int(layers["layer_num_products"].sum())
     result["num_products"] = spent
     result.attrs = {

@@ -11,6 +11,7 @@ from landscape.curvature.layout import cut, is_cuttable
 from landscape.errors import MemoryLimitError
 from landscape.footprint import footprint, storage_bytes
 from landscape.problem import Problem
+from landscape.spectrum.layers import LAYER, MOMENT_DEPTH
 from landscape.spectrum.options import Plan, SpectrumOptions
 
 # What a process takes after its imports whatever it measures: what tracing imports and compiles (70 MiB), late imports
@@ -77,7 +78,13 @@ def _vectors(options: SpectrumOptions, sizes: Plan, n: int, number: int) -> tupl
     pairs = (lanczos.least_vectors(chosen, n), lanczos.most_vectors(chosen, n)) if k else (0, 0)
     probe = depth + stochastic.WORK_VECTORS
     probes = (k + probe, k + probe * sizes.num_probes) if sizes.num_probes else (0, 0)
-    least, most = (max(pair, chain) * n * number + stored for pair, chain in zip(pairs, probes, strict=True))
+    needs = [pairs, probes]
+    if options.cross_fit:  # the eigenvectors of all the data are held meanwhile
+        needs.append((k + pairs[0], k + pairs[1]))
+    if options.per_layer:
+        layer = k + max(lanczos.least_vectors(LAYER, n), MOMENT_DEPTH + stochastic.WORK_VECTORS)
+        needs.append((layer, layer))
+    least, most = (max(need) * n * number + stored for need in zip(*needs, strict=True))
     return least, most
 
 

@@ -41,7 +41,7 @@ class RunOptions:
     scheduler: str | None = option(None, help="address of a Dask scheduler that measures instead", metavar="ADDRESS")
     budget: float | None = option(None, help="begin nothing that would not be finished in time", metavar="HOURS")
     threads: int = option(1, help="CPU threads of every measurement", metavar="N")
-    memory: float | None = option(None, help="most memory for Krylov bases of one measurement", metavar="GIB")
+    memory: float | None = option(None, help="most memory that one measurement may take", metavar="GIB")
     quiet: bool = option(False, help="print nothing but the paths of what was written")
 
 
@@ -76,14 +76,13 @@ def measure_main(argv: Sequence[str]) -> int:
     if refused:
         raise InputError(f"a study chooses --{refused[0].replace('_', '-')} itself, for every point; leave it out")
     how = arguments.how
-    defaults = MeasureOptions(arguments.problem, arguments.spectrum, arguments.path, arguments.alignment)
     options = MeasureOptions(
         arguments.problem,
         arguments.spectrum,
         arguments.path,
         arguments.alignment,
         how.threads,
-        defaults.memory if how.memory is None else int(how.memory * 2**30),
+        cli.memory_bytes(how.memory, MeasureOptions.memory),
         arguments.volume,
         arguments.dimension,
     )

@@ -7,11 +7,12 @@ renewal, alignment) from several checkpoints of the run. A new quantity is one m
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import xarray as xr
 
 from landscape.dimension.report import num_products
+from landscape.problem import Problem
 from landscape.runs import Cell
 from landscape.study import computations
 from landscape.study.requests import Job, MeasureOptions
@@ -96,6 +97,17 @@ def _chain(cell: Cell) -> list[Cell]:
     return sorted({*_with_previous(cell), Cell(cell.replicate, "imp", 0)})
 
 
+def _at_points(
+    name: str,
+    measure: Callable[[Problem, Job], xr.Dataset],
+    passes: Callable[[MeasureOptions], float],
+    *groups: str,
+) -> Quantity:
+    """Return a quantity that is measured at points, from their problems."""
+    compute = computations.point_quantity(measure)
+    return Quantity(name, compute, passes, ("problem", *groups), _own, _own, points=True)
+
+
 _WITH_VECTORS = ("problem", "alignment", "memory")
 
 QUANTITIES: dict[str, Quantity] = {
@@ -111,43 +123,12 @@ QUANTITIES: dict[str, Quantity] = {
     "barrier_matrix": Quantity(
         "barrier_matrix", computations.barrier_matrix_of, _path_passes(28), ("problem", "path"), _own, _own
     ),
-    "spectrum": Quantity(
-        "spectrum",
-        computations.point_quantity(computations.spectrum_of),
-        _spectrum_passes,
-        ("problem", "spectrum", "memory"),
-        _own,
-        _own,
-        points=True,
+    "spectrum": _at_points("spectrum", computations.spectrum_of, _spectrum_passes, "spectrum", "memory"),
+    "volume": _at_points("volume", computations.volume_of, _volume_passes, "volume", "memory"),
+    "dimension": replace(
+        _at_points("dimension", computations.dimension_of, _dimension_passes, "dimension", "memory"), controlled=False
     ),
-    "volume": Quantity(
-        "volume",
-        computations.point_quantity(computations.volume_of),
-        _volume_passes,
-        ("problem", "volume", "memory"),
-        _own,
-        _own,
-        points=True,
-    ),
-    "dimension": Quantity(
-        "dimension",
-        computations.point_quantity(computations.dimension_of),
-        _dimension_passes,
-        ("problem", "dimension", "memory"),
-        _own,
-        _own,
-        points=True,
-        controlled=False,
-    ),
-    "convergence": Quantity(
-        "convergence",
-        computations.point_quantity(computations.convergence_of),
-        lambda _: PASSES_PER_PRODUCT * 30.0,
-        ("problem",),
-        _own,
-        _own,
-        points=True,
-    ),
+    "convergence": _at_points("convergence", computations.convergence_of, lambda _: PASSES_PER_PRODUCT * 30.0),
     "pruning_steps": Quantity(
         "pruning_steps", computations.pruning_steps_of, _frame_passes(1), _WITH_VECTORS, _with_previous, _with_previous
     ),

@@ -36,7 +36,7 @@ class MeasureOptions:
     threads
         Of every task.
     memory
-        Bytes for Krylov bases.
+        Bytes that a measurement may take.
     """
 
     problem: ProblemOptions
