@@ -63,7 +63,7 @@ bench: $(BENCH_READY) data ## Measure speed, beside the peers
 	$(BIN)/python -m pytest -q -s -m bench tests
 
 calibrate: $(READY) ## Measure the volume estimators against known truth
-	$(BIN)/python -m landscape.volume.calibrate --threads 1 --force
+	$(BIN)/python -m landscape.volume.calibrate --threads 1 --workers 2 --force
 
 # Each part finds itself done, or goes on where it was cut off. SMALL=1 is a dry run of the same commands.
 ifdef SMALL

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 
 from landscape import cli, figures, schemas, store
 from landscape.journal import Journal
+from landscape.tasks import Task
 from landscape.volume import calibrate
 from landscape.volume.benchmark import Case, Draw
 
@@ -46,26 +48,44 @@ def test_an_interrupted_calibration_goes_on(tmp_path: Path) -> None:
             raise KeyboardInterrupt
         return Draw(3.0, 2.0, 4.0, True)
 
-    first, second = planted(0.1, 2.0), Case("second", "ball", 10, 1.0, 3.0, 2, failing)
+    def row(case: Case) -> calibrate.Row:
+        return calibrate.summarise(case, [case.draw(seed) for seed in range(case.seeds)])
+
+    def of(name: str) -> Task:
+        return Task(name, row, (Case(name, "ball", 10, 1.0, 3.0, 2, failing),))
+
     with pytest.raises(KeyboardInterrupt):
-        calibrate.calibrate([second, second], journal=Journal(tmp_path / "state", "f", resume=True))
+        calibrate.calibrate([of("first"), of("second")], journal=Journal(tmp_path / "state", "f", resume=True))
     assert drawn == [0, 1, 0]
-    found = calibrate.calibrate([second, first], journal=Journal(tmp_path / "state", "f", resume=True))
+    last = Task("planted", row, (planted(0.1, 2.0),))
+    found = calibrate.calibrate([of("first"), last], journal=Journal(tmp_path / "state", "f", resume=True))
     assert drawn == [0, 1, 0], "the first case was done"
-    assert found["estimator"].values.tolist() == ["second", "planted"]
+    assert found["estimator"].values.tolist() == ["first", "planted"]
     schemas.check(found, "calibration")
+
+
+def test_two_processes_find_the_rows_of_one(tmp_path: Path) -> None:
+    argv = ["--only", "gaussian_mass: ball at 1", "--seeds", "3", "--quiet"]
+    paths = [tmp_path / "one.nc", tmp_path / "two.nc"]
+    for path, workers in zip(paths, ("1", "2"), strict=True):
+        assert cli.exit_code(calibrate.main, [*argv, "--workers", workers, "--out", str(path)]) == cli.DONE
+    one, two = (store.open_result(path).load() for path in paths)
+    assert one.sizes["case"] == 2
+    xr.testing.assert_identical(one.drop_attrs(), two.drop_attrs())
 
 
 def test_the_command_runs_the_cases_of_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibrate.bodies, "cases", lambda: iter([planted(0.1, 2.0, 50), planted(0.1, 2.0, 5, "other")]))
     monkeypatch.setattr(calibrate.references, "cases", lambda: iter([]))
+    monkeypatch.setattr(calibrate, "chosen_cases", calibrate.chosen_cases.__wrapped__)
     out = tmp_path / "calibration.nc"
     argv = ["--only", "planted", "--seeds", "20", "--out", str(out), "--quiet"]
     assert cli.exit_code(calibrate.main, argv) == cli.DONE
     found = store.open_result(out)
     assert found["repetitions"].values.tolist() == [20]
     assert found.attrs["command"].startswith("python -m landscape.volume.calibrate --only planted")
-    assert cli.exit_code(calibrate.main, ["--seeds", "1", "--out", str(out)]) == cli.BAD_INPUT
+    for bad in (["--seeds", "1"], ["--only", "no such case"], ["--workers", "-1"]):
+        assert cli.exit_code(calibrate.main, [*bad, "--out", str(out), "--force"]) == cli.BAD_INPUT
     assert found["estimator"].values.tolist() == ["planted"]
     assert out.with_suffix(".png").is_file()
     assert len(figures.calibration_figure(found).axes) == 3

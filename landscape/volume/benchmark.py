@@ -12,7 +12,8 @@ from landscape.volume.multilevel import Trace
 from landscape.volume.sampling import LogVolume
 from landscape.volume.weights import CALIBRATED, quantile
 
-MOST_SEEDS, FEW_SEEDS, LARGE = 200, 20, 500
+MOST_SEEDS, FEW_SEEDS, FEWEST_SEEDS = 200, 20, 10
+LARGE, HUGE = 500, 50_000
 
 
 class Draw(NamedTuple):
@@ -56,5 +57,7 @@ def of_trace(found: Trace, products: float) -> Draw:
 
 
 def seeds_for(size: int) -> int:
-    """Return 200 seeds for small bodies and 20 for large ones."""
+    """Return 200 seeds for small bodies, 20 for large ones and 10 for huge ones, where a seed takes 12 seconds."""
+    if size >= HUGE:
+        return FEWEST_SEEDS
     return MOST_SEEDS if size <= LARGE else FEW_SEEDS

@@ -7,24 +7,29 @@ and cost are stored, and the valid ranges in the docstrings are read off them.
 
 from __future__ import annotations
 
+import functools
 import shlex
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
+from tqdm import tqdm
 
-from landscape import cli, figures, store
+from landscape import cli, figures, store, tasks
 from landscape.errors import InputError
 from landscape.journal import Journal
+from landscape.tasks import Outcome, Task, TaskOptions
 from landscape.volume import bodies, references
 from landscape.volume.benchmark import MOST_SEEDS, Case, Draw
 from landscape.volume.radial import RayOptions
 
 DESCRIPTION = "Measure bias, spread and coverage of every volume estimator against known truth."
 EXAMPLE = "python -m landscape.volume.calibrate --out data/results/calibration.nc"
+Row = dict[str, float | str | int]
 
 
 def bisection_passes(size: int) -> float:
@@ -32,7 +37,25 @@ def bisection_passes(size: int) -> float:
     return 2.0 + float(np.ceil(np.log2(np.log(2) * size / RayOptions().tolerance)))
 
 
-def summarise(case: Case, draws: Sequence[Draw]) -> dict[str, float | str | int]:
+def label(case: Case) -> str:
+    """Return the name of a case in the table."""
+    return f"{case.estimator}: {case.body}, n = {case.size}, condition {case.condition:g}"
+
+
+@functools.cache
+def chosen_cases(only: str | None) -> dict[str, Case]:
+    """Return the cases whose estimator and body contain a text, by label; each process builds them once."""
+    every = [*bodies.cases(), *references.cases()]
+    return {label(c): c for c in every if only is None or only in f"{c.estimator}: {c.body}"}
+
+
+def measure(name: str, only: str | None, most_seeds: int) -> Row:
+    """Run the seeds of a case, found again by its label, since bodies do not travel between processes."""
+    case = chosen_cases(only)[name]
+    return summarise(case, [case.draw(seed) for seed in range(min(case.seeds, most_seeds))])
+
+
+def summarise(case: Case, draws: Sequence[Draw]) -> Row:
     """Return the row of a case."""
     values, low, high = (np.array([getattr(d, name) for d in draws]) for name in ("value", "low", "high"))
     error = values - case.truth
@@ -40,7 +63,8 @@ def summarise(case: Case, draws: Sequence[Draw]) -> dict[str, float | str | int]
     finite = np.isfinite(high - low)
     ideal = 2 * 1.96 * spread
     passes = float(np.mean([d.passes for d in draws]))
-    row: dict[str, float | str | int] = {
+    row: Row = {
+        "case": label(case),
         "estimator": case.estimator,
         "body": case.body,
         "dimension_of_body": case.size,
@@ -65,25 +89,30 @@ def summarise(case: Case, draws: Sequence[Draw]) -> dict[str, float | str | int]
     return row
 
 
-def table(rows: Sequence[dict[str, float | str | int]]) -> xr.Dataset:
+def table(rows: Sequence[Row]) -> xr.Dataset:
     """Return the rows as a Dataset over ``case``."""
-    columns = {name: ("case", [row[name] for row in rows]) for name in rows[0]}
-    labels = [
-        f"{row['estimator']}: {row['body']}, n = {row['dimension_of_body']}, condition {row['condition']:g}"
-        for row in rows
-    ]
-    return xr.Dataset(columns, {"case": labels})
+    return xr.Dataset({name: ("case", [row[name] for row in rows]) for name in rows[0]}).set_coords("case")
 
 
-def calibrate(cases: Sequence[Case], quiet: bool = True, journal: Journal | None = None) -> xr.Dataset:
-    """Run cases, and return the table with one row for each; what an interrupted run has done is not done again."""
+def calibrate(
+    work: Sequence[Task], where: TaskOptions | None = None, quiet: bool = True, journal: Journal | None = None
+) -> xr.Dataset:
+    """Run tasks that return rows, and return their table; what an interrupted run has done is not done again."""
     journal = journal or Journal()
-    saved = journal.load("rows") or {"rows": [], "seconds": 0.0}
-    started, rows = time.monotonic() - saved["seconds"], list(saved["rows"])
-    for case in cli.progress(list(cases[len(rows) :]), "calibration", quiet, len(rows), unit="case"):
-        rows.append(summarise(case, [case.draw(seed) for seed in range(case.seeds)]))
-        journal.save("rows", {"rows": rows, "seconds": time.monotonic() - started})
-    result = table(rows)
+    saved = journal.load("rows") or {"rows": {}, "seconds": 0.0}
+    started, rows = time.monotonic() - saved["seconds"], dict(saved["rows"])
+    waiting = [task for task in work if task.name not in rows]
+    bar: tqdm[Any]
+    with cli.progress(len(work), "calibration", quiet, len(work) - len(waiting), unit="case") as bar:
+
+        def report(outcome: Outcome) -> None:
+            bar.update()
+            if outcome.error is None:
+                rows[outcome.name] = outcome.value
+                journal.save("rows", {"rows": rows, "seconds": time.monotonic() - started})
+
+        tasks.raise_failures(tasks.run(waiting, where, report))
+    result = table([rows[task.name] for task in work])
     result.attrs["seconds"] = time.monotonic() - started
     return result
 
@@ -96,6 +125,7 @@ class CommandOptions:
     out: Path = cli.option(Path("data/results/calibration.nc"), help="result file", metavar="FILE")
     seeds: int = cli.option(MOST_SEEDS, help="most seeds of a case; a coverage needs all", metavar="N")
     threads: int | None = cli.option(None, help="CPU threads", metavar="N")
+    workers: int = cli.option(1, help="local processes of one thread each; 1: this process", metavar="W")
     resume: bool = cli.option(False, help="continue an interrupted run from its saved state")
     force: bool = cli.option(False, help="replace a different result at the same path")
     quiet: bool = cli.option(False, help="print nothing but the paths of what was written")
@@ -112,14 +142,11 @@ def main(argv: Sequence[str]) -> int:
     fingerprint = store.fingerprint({"quantity": "calibration", **asked})
     result = store.find_existing(options.out, fingerprint, options.force)
     if result is None:
-        cases = [*bodies.cases(), *references.cases()]
-        chosen = [
-            replace(c, seeds=min(c.seeds, options.seeds))
-            for c in cases
-            if options.only is None or options.only in f"{c.estimator}: {c.body}"
-        ]
+        work = [Task(name, measure, (name, options.only, options.seeds)) for name in chosen_cases(options.only)]
+        if not work:
+            raise InputError(f"no case contains the text {options.only!r}; without --only the table shows all")
         journal = Journal(options.out.with_name(f".{options.out.name}.state"), fingerprint, options.resume)
-        result = calibrate(chosen, options.quiet, journal)
+        result = calibrate(work, TaskOptions(options.workers), options.quiet, journal)
         command = f"python -m landscape.volume.calibrate {shlex.join(argv)}"
         result.attrs |= {"fingerprint": fingerprint, "options": store.as_json(asked), "threads": threads}
         result.attrs["command"] = command
