@@ -228,6 +228,8 @@ def _made(run: Run, settings: Settings, job: Job, full: Mask, kept: int | None) 
     asked: dict[str, Any] = {"run": run.fingerprint, "cell": str(job.cell), "source": job.source, "kept": kept}
     if not isinstance(job.source, str):
         asked["base"] = settings.base
+    elif job.source in rivals.FROM_CURVATURE_SAMPLE:
+        asked["curvature_examples"] = settings.base.curvature_examples
     journal = Journal(run.folder(job.cell), store.fingerprint(asked), resume=True)
     if (found := journal.load("mask")) is not None:
         return found

@@ -42,6 +42,8 @@ from landscape.runs import Cell, Run
 RIVALS = (
     "one_shot", "random_layerwise", "random_global", "snip", "obd", "early_bird", "grasp", "synflow",
 )  # fmt: skip
+# Those whose scores are taken on the sample of the curvature, so that its size decides their masks.
+FROM_CURVATURE_SAMPLE = ("snip", "obd", "grasp")
 
 
 @dataclass(frozen=True, eq=False)
