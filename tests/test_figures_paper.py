@@ -163,32 +163,61 @@ def test_levels_without_an_answer_are_hatched() -> None:
 
 
 def networks() -> xr.Dataset:
-    methods = ["snip", "snip_shuffled", "theory"]
+    """Error in % at levels 1, 2: imp 10, 20; snip 15 (kept forced), its shuffle 25, random 30; theory chose 0.9."""
+    methods = ["imp", "random_layerwise", "snip", "snip_shuffled", "theory"]
     coords = {"method": methods, "level": [1, 2], "replicate": REPLICATES}
     shape = [len(v) for v in coords.values()]
+    error = np.array([[0.1, 0.2], [0.3, 0.3], [0.15, 0.15], [0.25, 0.25], [0.4, np.nan]])
     study = xr.Dataset(coords=coords)
-    study["kept"] = (list(coords), np.full(shape, 0.6))
-    study["kept_effective"] = (list(coords), np.full(shape, 0.5))
-    study["forced"] = (list(coords), np.broadcast_to(np.array([1.0, 1.0, 0.0])[:, None, None], shape))
-    accuracy = np.broadcast_to(np.array([0.9, 0.85, 0.7])[:, None, None], shape)
-    return study.assign(test_accuracy=(list(coords), accuracy))
+    study["test_accuracy"] = (list(coords), 1 - np.broadcast_to(error[:, :, None], shape) + np.array([0.01, -0.01]))
+    kept = study["test_accuracy"].notnull() * np.array([0.8, 0.64])[:, None]
+    study["kept"] = kept.where(kept > 0)
+    study["kept_effective"] = study["kept"] / 2
+    forced = np.array([np.nan, 1, 1, 1, 0])[:, None, None]
+    return study.assign(forced=(list(coords), np.broadcast_to(forced, shape)))
+
+
+def conditions() -> xr.Dataset:
+    study = xr.Dataset(coords={"method": ["theory"], "replicate": REPLICATES, "shell": [0]})
+    study["gap_ratio"] = (("method", "replicate", "shell"), [[[0.01], [0.02]]])
+    study["rho"] = study["gap_ratio"] * 0 + 0.01
+    return study.assign(newton_displacement=(("method", "replicate"), [[0.1, 0.2]]))
 
 
 def test_pruned_networks_stand_at_what_they_keep_on_a_path() -> None:
-    conditions = xr.Dataset(coords={"method": ["theory"], "replicate": [0, 1], "shell": [0]})
-    conditions["gap_ratio"] = (("method", "replicate", "shell"), [[[0.01], [0.02]]])
-    arms: Arms = {"": {"pruning": networks(), "curves": curves(["imp"]), "imc": conditions, "spectrum": kept_by_imp()}}
-    accuracy, failing = panels(figures.pruning_figure(arms))
-    drawn = lines(accuracy)
-    np.testing.assert_allclose(drawn["snip"], [[0.5, 90.0]] * 2)
-    np.testing.assert_allclose(drawn["imp"], [[1.0, 90.0], [0.8, 90.0], [0.64, 80.0]])
-    faces = {str(b.get_label()): b.lines[0].get_markerfacecolor() for b in accuracy.containers}
-    assert "white" in faces.values()
-    assert [b.lines[0].get_marker() for b in accuracy.containers][-1] == "*"
-    np.testing.assert_allclose(failing.lines[0].get_xdata(), [0.01, 0.02])
+    arms: Arms = {"": {"pruning": networks(), "imc": conditions()}}
+    error, gain, failing = panels(figures.pruning_figure(arms))
+    drawn = lines(error)
+    np.testing.assert_allclose(drawn["snip"], [[40.0, 15.0], [32.0, 15.0]])
+    np.testing.assert_allclose(drawn["imp"], [[40.0, 10.0], [32.0, 20.0]])
+    looks = {str(b.get_label()): b.lines[0] for b in error.containers}
+    assert looks["snip_shuffled"].get_markerfacecolor() == "white"
+    assert [name for name, line in looks.items() if line.get_marker() == "*"] == ["theory"]
+    assert [text.get_text() for text in error.texts] == ["theory"]
+    assert gain.get_xlabel().endswith("at 64.0 % kept")
+    assert [text.get_text() for text in gain.get_yticklabels()] == ["snip", "imp"]
+    np.testing.assert_allclose(lines(gain)["snip_shuffled"], [[5.0, 0]], atol=1e-9)
+    # the difference is paired: the noise that both networks share is gone
+    np.testing.assert_allclose(lines(gain)["imp"], [[10.0, 1]], atol=1e-9)
+    np.testing.assert_allclose(failing.lines[0].get_xdata(), [0.1, 0.05])
+    np.testing.assert_allclose(failing.lines[1].get_xdata(), [0.01, 0.02])
     assert failing.patches
+    assert gain.patches
 
 
-def kept_by_imp() -> xr.Dataset:
-    study = spectra()
-    return study.assign(kept=study["num_examples"] * 0 + 0.8 ** study["level"])
+def test_gains_are_paired_over_replicates() -> None:
+    study = networks()
+    *_, gain, _ = panels(figures.pruning_figure({"": {"pruning": study}}))
+    (bars,) = (b for b in gain.containers if b.get_label() == "snip")
+    (segment,) = bars.lines[2][0].get_segments()
+    np.testing.assert_allclose(segment[:, 0], 15.0)
+
+
+def test_networks_without_a_path_and_without_imp_are_named() -> None:
+    study = networks()
+    study["kept_effective"].loc[{"method": "snip", "level": 2}] = 0.0
+    figure = figures.pruning_figure({"": {"pruning": study.isel(method=slice(1, None))}})
+    assert figure.get_suptitle().endswith("not measured: imp")
+    error, _, failing = panels(figure)
+    assert "no path left: snip" in [text.get_text() for text in error.texts]
+    assert failing.texts[0].get_text() == "not measured:\nconditions of IMC"

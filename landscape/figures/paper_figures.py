@@ -46,9 +46,11 @@ PAPER_FIGURES: dict[str, tuple[Callable[[Arms], Figure], str]] = {
     ),
     "F5_pruning": (
         pruning_figure,
-        "F5. Left: test accuracy against the fraction of weights kept on a path from input to output: iterative "
-        "magnitude pruning (line), networks pruned once at a given fraction (filled) or at the fraction that a rule "
-        "chose (stars), and layer-wise shuffles of their masks (open). Right: conditions of IMC pruning (a "
-        "reconstruction) at its smallest radius; in the hatched part they fail.",
+        "F5. Left: test error against the weights kept on a path from input to output: a line a method, dotted and "
+        "open for the layer-wise shuffles of its masks, stars where a rule chose the fraction itself; dashed the dense "
+        "network. Middle (and legend of the left): gain in test accuracy over random masks with the same share of "
+        "every layer, paired over replicates; open for the shuffle; hatched no better than random. Right: what the "
+        "steps of IMC (a reconstruction) before its mask allow over what is asked, a marker a replicate; hatched where "
+        "a condition fails.",
     ),
 }

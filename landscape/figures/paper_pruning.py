@@ -2,112 +2,201 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
 import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from landscape.figures.imp_levels import last_epoch
 from landscape.figures.page import style
-from landscape.figures.paper import MARKERS, Arms, Parts, absent, need, pick, title
+from landscape.figures.paper import Arms, Parts, absent, need, pick, title
 
-SHUFFLED, FORCED = "_shuffled", "_forced"
+SHUFFLED, FORCED, NULL = "_shuffled", "_forced", "random_layerwise"
+# Shapes with an inside, so that full and open ones are told apart.
+MARKERS = "osD^v<>hp"
+# Inches: a row of the middle panel holds one method.
+ROW, LEAST = 0.17, 2.6
 
 
 def pruning_figure(arms: Arms) -> Figure:
-    """Return F5: test accuracy against the fraction of weights kept, and by how much IMC's own conditions are met.
+    """Return F5: test error against the fraction of weights kept, and by how much IMC's own conditions are met.
 
-    One row an arm. Left: iterative magnitude pruning over its levels (line) and every pruned network by its fraction of
-    weights kept on a path from input to output; filled where the fraction was given, stars where the rule chose it,
-    open for layer-wise shuffles of a mask. Right: the best gap over what the rule asks, and the radius up to which it
-    holds over the way travelled; below 1 (hatched) the condition fails.
+    One row an arm. Left: test error (log, so that good networks are told apart; up is better) over the weights kept on
+    a path from input to output: a line a method, dotted and open for the layer-wise shuffles of its masks, stars where
+    a rule chose the fraction itself; dashed the dense network. Middle, also the legend: the gain over random masks with
+    the same share of every layer, paired over replicates, at the smallest fraction that most methods were trained at;
+    open for the shuffle. Hatched: no better than random. Right: what the steps before the mask allow over what is
+    asked, a marker a replicate; in the hatched part the condition fails. Error bars are standard errors over
+    replicates.
 
     Raises
     ------
     MissingResultsError
-        If no arm has pruned networks beside imp's curves.
+        If no arm has pruned networks.
     """
-    drawn = need("F5", arms, [("pruning", "kept"), ("curves", "test_accuracy")])
+    drawn = need("F5", arms, [("pruning", "kept"), ("pruning", "test_accuracy")])
+    rows = [max(LEAST, 0.7 + ROW * len(_bases(parts["pruning"]))) for parts in drawn.values()]
     with style():
         figure, axes = plt.subplots(
-            len(drawn), 2, squeeze=False, figsize=(7.0, 2.6 * len(drawn)), width_ratios=(1.6, 1.0)
+            len(drawn), 3, squeeze=False, figsize=(7.0, sum(rows)), width_ratios=(1.5, 1.0, 0.8), height_ratios=rows
         )
         for row, (name, parts) in zip(axes, drawn.items(), strict=True):
-            _plot_accuracy(parts, row[0])
-            _plot_conditions(parts, row[1])
+            _plot_accuracy(parts["pruning"], row[0])
+            _plot_gain(parts["pruning"], row[1])
+            _plot_conditions(parts, row[2])
             row[0].set_title(name, loc="left")
-        figure.suptitle(title("Accuracy and conditions of pruning", drawn, arms, "pruning"), fontsize=8)
+        lacking = [] if all("imp" in _bases(parts["pruning"]) for parts in drawn.values()) else ["imp"]
+        what = f"Pruned networks{_trained_on(drawn)} and the conditions of IMC"
+        figure.suptitle(title(what, drawn, arms, "pruning", lacking), fontsize=8)
     return figure
 
 
-def _plot_accuracy(parts: Parts, ax: Axes) -> None:
-    """Draw test accuracy over the kept fraction."""
-    _plot_imp(parts, ax)
-    networks = parts["pruning"]
-    bases = dict.fromkeys(_base(m) for m in networks["method"].values.tolist() if m != "imp")
-    for number, base in enumerate(bases, start=1):
-        for method in (base, base + FORCED, base + SHUFFLED, base + FORCED + SHUFFLED):
-            accuracy, kept = (pick(networks, name, method=method) for name in ("test_accuracy", "kept"))
-            effective = pick(networks, "kept_effective", method=method)
-            if accuracy is None or kept is None:
-                continue
-            chosen = pick(networks, "forced", method=method)
-            own = chosen is not None and not bool(chosen.fillna(1.0).astype(bool).any())
-            x = (kept if effective is None else effective).mean("replicate")
-            face = "white" if SHUFFLED in method else f"C{number % 7}"
-            count = accuracy.count("replicate")
-            error = (accuracy.std("replicate", ddof=1) / count**0.5).where(count > 1, 0.0)
-            ax.errorbar(
-                x,
-                100 * accuracy.mean("replicate"),
-                100 * error.fillna(0.0),
-                fmt="*" if own else MARKERS[number % len(MARKERS)],
-                markersize=8 if own else 4,
-                color=f"C{number % 7}",
-                markerfacecolor=face,
-                label=method.replace("_", " ") if method in (base, base + FORCED) else None,
-            )
-    ax.set_xscale("log")
-    ax.invert_xaxis()
-    ax.set_xlabel("fraction of weights kept, on a path")
-    ax.set_ylabel("test accuracy (%)")
-    ax.legend(fontsize=6, ncols=2)
+def _trained_on(arms: Arms) -> str:
+    """Return the network, data and number of examples of the trainings in words, where a study's file says them."""
+    said = {}
+    for parts in arms.values():
+        training = json.loads(parts["pruning"].attrs.get("options", "{}")).get("description", {}).get("training", {})
+        if training:
+            number = training["num_examples"]
+            examples = "all" if number is None else f"{number:,}"
+            said[f"{training['model']} on {examples} examples of {training['data']}"] = None
+    return f" ({' / '.join(said)})" if said else ""
 
 
 def _base(method: str) -> str:
     return method.replace(SHUFFLED, "").replace(FORCED, "")
 
 
-def _plot_imp(parts: Parts, ax: Axes) -> None:
-    """Draw imp's levels as a line, where it is known what they keep."""
-    accuracy = last_epoch(parts["curves"], "test_accuracy", "imp")
-    known = (
-        pick(part, "kept", method="imp", point="minimum", control="raw", curvature="hessian") for part in parts.values()
-    )
-    kept = max((v for v in known if v is not None), key=lambda values: values.sizes["level"], default=None)
-    if accuracy is None or kept is None:
+def _bases(networks: xr.Dataset) -> dict[str, dict[str, Any]]:
+    """Return the look of every method by its name without endings, imp first and in black."""
+    names = dict.fromkeys(_base(method) for method in networks["method"].values.tolist())
+    others = {
+        name: {"color": f"C{number % 6}", "marker": MARKERS[number % len(MARKERS)]}
+        for number, name in enumerate(name for name in names if name != "imp")
+    }
+    return ({"imp": {"color": "black", "marker": "o"}} if "imp" in names else {}) | others
+
+
+def _pruned(networks: xr.Dataset) -> Iterator[tuple[str, str, bool, xr.Dataset]]:
+    """Yield method, its name without endings, whether its rule chose the fraction, and its networks over the levels."""
+    for method in networks["method"].values.tolist():
+        cell = networks.sel({"method": method}).dropna("level", how="all", subset=["test_accuracy"])
+        if cell.sizes["level"]:
+            chosen = _base(method) != "imp" and "forced" in cell and bool((cell["forced"] == 0).any())
+            yield method, _base(method), chosen, cell
+
+
+def _standard_error(values: xr.DataArray) -> xr.DataArray:
+    """Return the standard error over replicates, 0 where there is one."""
+    count = values.count("replicate")
+    return (values.std("replicate", ddof=1) / count**0.5).where(count > 1, 0.0)
+
+
+def _plot_accuracy(networks: xr.Dataset, ax: Axes) -> None:
+    """Draw test error over the fraction that is kept on a path, where that is known; name what has no path left."""
+    looks = _bases(networks)
+    cut: list[str] = []
+    stars: dict[str, list[tuple[str, float, float]]] = {}
+    for method, base, chosen, cell in _pruned(networks):
+        kept = cell["kept_effective"].fillna(cell["kept"]) if "kept_effective" in cell else cell["kept"]
+        kept, error = kept.mean("replicate"), 100 * (1 - cell["test_accuracy"])
+        cut += [] if bool((kept > 0).all()) else [method]
+        if chosen:
+            place = (100 * float(kept.mean()), float(error.mean()))
+            stars.setdefault(f"{place[0]:.2g}", []).append((method, *place))
+        null = SHUFFLED in method
+        look = looks[base] | ({"marker": "*", "markersize": 9, "linestyle": "none"} if chosen else {})
+        look |= {"markerfacecolor": "white", "linestyle": ":", "linewidth": 0.6} if null and not chosen else {}
+        look |= {"linewidth": 1.6, "zorder": 3} if base == "imp" else {}
+        ax.errorbar(100 * kept.where(kept > 0), error.mean("replicate"), _standard_error(error), label=method, **look)
+    if "imp" in looks and 0 in networks["level"].values:
+        dense = 1 - networks["test_accuracy"].sel({"method": "imp", "level": 0})
+        ax.axhline(100 * float(dense.mean()), color="0.5", linewidth=0.8, linestyle="--", zorder=0)
+    for group in stars.values():
+        x, y = max(x for _, x, _ in group), max(y for *_, y in group)
+        ax.annotate(_lines(m for m, *_ in group), (x, y), (5, -4), textcoords="offset points", va="top", fontsize=5)
+    if cut:
+        ax.text(0.02, 0.02, f"no path left: {_lines(cut)}", fontsize=5, transform=ax.transAxes)
+    for axis, scale in ((ax.xaxis, ax.set_xscale), (ax.yaxis, ax.set_yscale)):
+        scale("log")
+        axis.set_inverted(True)
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0, 7.0)))
+        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.set_minor_formatter(NullFormatter())
+    ax.set_xlabel("weights kept, on a path (%)")
+    ax.set_ylabel("test error (%)")
+
+
+def _lines(methods: Iterable[str]) -> str:
+    return "\n".join(method.replace("_", " ") for method in methods)
+
+
+def _sparsest(networks: xr.Dataset) -> int | None:
+    """Return the level at which most methods were trained beside random masks, of these the sparsest."""
+    if NULL not in networks["method"].values:
+        return None
+    known = networks["test_accuracy"].notnull().any("replicate")
+    count = known.sum("method").where(known.sel({"method": NULL}), 0)
+    return int(count["level"].values[count == count.max()].max()) if int(count.max()) > 1 else None
+
+
+def _plot_gain(networks: xr.Dataset, ax: Axes) -> None:
+    """Draw by how much methods and their shuffles are better than random masks at one fraction, a row a method."""
+    if "forced" in networks:
+        networks = networks.where(networks["forced"] != 0)  # a fraction of one's own is no common one
+    level = _sparsest(networks)
+    if level is None:
+        absent(ax, "random masks beside\nother methods")
         return
-    kept, accuracy = xr.align(kept.mean("replicate"), accuracy)
-    error = np.nan_to_num(accuracy.std("replicate", ddof=1).values / max(accuracy.sizes["replicate"], 1) ** 0.5)
-    ax.errorbar(kept, 100 * accuracy.mean("replicate"), 100 * error, fmt="o-", color="C0", markersize=3, label="imp")
+    at = networks.sel(level=level)
+    gain = 100 * (at["test_accuracy"] - at["test_accuracy"].sel({"method": NULL}))
+    shown = {m: gain.sel({"method": m}) for m in gain["method"].values.tolist() if gain.sel({"method": m}).count() > 0}
+    best = {base: max(float(v.mean()) for m, v in shown.items() if _base(m) == base) for base in map(_base, shown)}
+    rows = sorted((base for base in best if base != NULL), key=lambda base: -best[base])
+    looks = _bases(networks)
+    for method, values in shown.items():
+        if _base(method) in rows:
+            ax.errorbar(
+                float(values.mean()),
+                rows.index(_base(method)),
+                xerr=float(_standard_error(values)),
+                label=method,
+                linestyle="none",
+                **looks[_base(method)] | ({"markerfacecolor": "white"} if SHUFFLED in method else {}),
+            )
+    low, high = ax.get_xlim()
+    low, high = min(low, -0.5), max(high, 0.5)
+    ax.axvspan(low, 0.0, facecolor="none", edgecolor="0.85", hatch="////", linewidth=0, zorder=0)
+    ax.axvline(0.0, color="0.4", linewidth=0.8, linestyle="--")
+    ax.set_xlim(low, high)
+    ax.set_ylim(len(rows) - 0.5, -0.5)
+    ax.set_yticks(range(len(rows)), [row.replace("_", " ") for row in rows], fontsize=6)
+    kept = float(at["kept"].sel({"method": NULL}).mean())
+    ax.set_xlabel(f"gain over random (%)\nat {100 * kept:.1f} % kept")
 
 
 def _plot_conditions(parts: Parts, ax: Axes) -> None:
     """Draw how far the conditions of every choice of IMC are met, one row a choice; 1 is the threshold."""
     conditions = parts.get("imc")
-    rows = [] if conditions is None else conditions["method"].values.tolist()
-    styles = {"gap_ratio": ("C0", "o", "gap / asked, at most"), "coverage": ("C1", "s", "radius / way travelled")}
-    for place, method in enumerate(rows):
-        for name, (colour, marker, label) in styles.items():
-            values = pick(conditions, name, method=method)
-            if values is None:
-                continue
-            values = values.isel(shell=0) if "shell" in values.dims else values
-            shown = values.values.ravel()
-            shown = shown[np.isfinite(shown) & (shown > 0)]
-            ax.plot(shown, np.full(len(shown), place), marker, color=colour, label=label if place == 0 else None)
-    if not ax.has_data():
+    looks = {
+        "stationary": ("C2", "^", "eps / step to the minimum"),
+        "gap_ratio": ("C0", "o", "gap / asked, within eps"),
+        "coverage": ("C1", "s", "radius / way travelled"),
+    }
+    places: dict[str, int] = {}
+    for method in [] if conditions is None else conditions["method"].values.tolist():
+        for name, (colour, marker, label) in looks.items():
+            shown = _condition(parts, name, method)
+            if len(shown):
+                new = label not in ax.get_legend_handles_labels()[1]
+                place = np.full(len(shown), places.setdefault(method, len(places)))
+                ax.plot(shown, place, marker, color=colour, alpha=0.6, label=label if new else None)
+    if not places:
         absent(ax, "conditions of IMC")
         return
     ax.set_xscale("log")
@@ -115,7 +204,21 @@ def _plot_conditions(parts: Parts, ax: Axes) -> None:
     ax.axvspan(low, 1.0, facecolor="none", edgecolor="0.85", hatch="////", linewidth=0, zorder=0)
     ax.axvline(1.0, color="0.4", linewidth=0.8, linestyle="--")
     ax.set_xlim(low, max(2.0, ax.get_xlim()[1]))
-    ax.set_ylim(len(rows) - 0.5, -0.5)
-    ax.set_yticks(range(len(rows)), [name.replace("_", " ") for name in rows])
+    ax.set_ylim(len(places) - 0.5, -0.5)
+    ax.set_yticks(range(len(places)), [name.replace("_", "\n", 1) for name in places], fontsize=6)
     ax.set_xlabel("condition; it fails below 1")
-    ax.legend(fontsize=6, loc="upper right")
+    ax.legend(fontsize=6, loc="lower center", bbox_to_anchor=(0.5, 1.0), handletextpad=0.2)
+
+
+def _condition(parts: Parts, name: str, method: str) -> np.ndarray:
+    """Return a condition of a choice at its smallest radius in every replicate, where it is known and positive."""
+    conditions = parts["imc"]
+    if name == "stationary":
+        eps, step = (pick(conditions, word, method=method) for word in ("rho", "newton_displacement"))
+        values = None if eps is None or step is None else eps / step
+    else:
+        values = pick(conditions, name, method=method)
+    if values is None:
+        return np.array([])
+    shown = (values.isel(shell=0) if "shell" in values.dims else values).values.ravel()
+    return shown[np.isfinite(shown) & (shown > 0)]

@@ -194,8 +194,10 @@ def compact_main(argv: Sequence[str]) -> int:
 class CompareArguments:
     """Comparison."""
 
-    runs: tuple[Path, ...] = option(flag="RUN", help="directories of runs")
-    out: Path | None = option(None, help="table (default: RUN/results/comparison.nc of the first)", metavar="FILE")
+    runs: tuple[Path, ...] = option(flag="RUN", help="directories of runs, or files that compact made of them")
+    out: Path | None = option(
+        None, help="table (default: RUN/results/comparison.nc of the first, or FILE.comparison.nc)", metavar="FILE"
+    )
     figure: Path | None = option(None, help="figure (default: beside the table)", metavar="FILE")
     quiet: bool = option(False, help="print nothing but the paths of table and figure")
 

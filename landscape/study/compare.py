@@ -23,7 +23,7 @@ CELL = ("method", "level", "replicate")
 
 
 def compare(roots: Sequence[Path]) -> xr.Dataset:
-    """Return the comparison of the networks of runs.
+    """Return the comparison of the networks of runs, or of files that ``study compact`` made of them.
 
     Returns
     -------
@@ -38,12 +38,11 @@ def compare(roots: Sequence[Path]) -> xr.Dataset:
     """
     if not roots:
         raise InputError("name at least one run")
-    if len({root.name for root in roots}) < len(roots):
+    names = [root.stem if root.is_file() else root.name for root in roots]
+    if len(set(names)) < len(names):
         raise InputError("two runs have the same name; rename one, so that a reader can tell them apart")
-    parts = [_of_run(root) for root in roots]
-    return xr.concat(
-        parts, xr.Variable("directory", np.array([root.name for root in roots], dtype=object)), join="outer"
-    )
+    parts = [means(results.open_study(root, "pruning")) if root.is_file() else _of_run(root) for root in roots]
+    return xr.concat(parts, xr.Variable("directory", np.array(names, dtype=object)), join="outer")
 
 
 def _of_run(root: Path) -> xr.Dataset:
@@ -55,7 +54,12 @@ def _of_run(root: Path) -> xr.Dataset:
         raise InputError(f"{root} was adopted; its trainings have no curves to be compared by")
     for cell in cells:
         record.write(run, cell)
-    study = results.open_study(root, "pruning")
+    found = means(results.open_study(root, "pruning"))
+    return found.merge(_solutions(root, found), join="left")
+
+
+def means(study: xr.Dataset) -> xr.Dataset:
+    """Return the means and errors over replicates of the pruned networks of a study."""
     found = xr.Dataset(coords={"method": study["method"], "level": study["level"]})
     count = study["kept"].notnull().sum("replicate")
     for name in SCHEMAS["comparison"]:
@@ -66,7 +70,7 @@ def _of_run(root: Path) -> xr.Dataset:
                 known = values.notnull().sum("replicate")
                 found[f"{name}_se"] = (values.std("replicate", ddof=1) / np.sqrt(known)).where(known > 1)
     found["num_replicates"] = count.transpose("method", "level").astype(float)
-    return found.merge(_solutions(root, found), join="left")
+    return found
 
 
 def _solutions(root: Path, cells: xr.Dataset) -> xr.Dataset:
@@ -89,11 +93,18 @@ def _other(array: xr.DataArray) -> list[str]:
 def write(roots: Sequence[Path], out: Path | None = None) -> tuple[xr.Dataset, Path]:
     """Compare runs and store the table, by default in the results of the first; it is derived and replaced."""
     table = compare(roots)
-    used = {root.name: results.stamps(results.folder(root, "pruning")) for root in roots}
-    asked = {"quantity": "comparison", "runs": [runs.read(root).fingerprint for root in roots], "results": used}
-    table.attrs = {"fingerprint": store.fingerprint(asked), "options": store.as_json({"runs": list(used)})}
-    file = out or roots[0] / "results" / "comparison.nc"
+    names = table["directory"].values.tolist()
+    asked = {"quantity": "comparison", "runs": [_identity(root) for root in roots]}
+    table.attrs = {"fingerprint": store.fingerprint(asked), "options": store.as_json({"runs": names})}
+    beside = roots[0].with_suffix(".comparison.nc") if roots[0].is_file() else roots[0] / "results" / "comparison.nc"
+    file = out or beside
     return table, store.write(table, file, "comparison", force=True)
+
+
+def _identity(root: Path) -> list[object]:
+    if root.is_file():
+        return [store.open_result(root).attrs["fingerprint"]]
+    return [runs.read(root).fingerprint, results.stamps(results.folder(root, "pruning"))]
 
 
 def describe(table: xr.Dataset) -> str:
