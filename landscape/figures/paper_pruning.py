@@ -58,7 +58,7 @@ def pruning_figure(arms: Arms) -> Figure:
 
 def _trained_on(arms: Arms) -> str:
     """Return the network, data and number of examples of the trainings in words, where a study's file says them."""
-    said = {}
+    said: dict[str, None] = {}
     for parts in arms.values():
         training = json.loads(parts["pruning"].attrs.get("options", "{}")).get("description", {}).get("training", {})
         if training:
