@@ -1,5 +1,6 @@
 """The whole measurement: known radii, coverage of a run, resuming, the command, and what it refuses."""
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -193,35 +194,39 @@ class StoppedError(Exception):
     pass
 
 
-def test_an_interrupted_measurement_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+# The stages, by the function that does the work: points of the cone, its bisection along a ray, and that of a rule.
+@pytest.mark.parametrize(
+    ("name", "stop"), [("cone_sampling.margins", 3), ("cone_sampling.margins", 8), ("lipschitz.extremes", 9)]
+)
+def test_an_interrupted_measurement_goes_on_where_it_was(
+    name: str, stop: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, data, states = network()
     problem = Problem.from_model(model, "cross_entropy", data)
     path = torch.stack([problem.flatten(state) for state in states])
     training = Training(Trajectory(path, np.arange(len(states))))
     options = DimensionOptions(fast=3, smallest=2, samples=2, points=4, depth=4, nodes=0, num_probes=0)
-    whole = measure(problem, options, Effort(), training)
     monkeypatch.setattr("landscape.journal.SHORTEST_PAUSE", 0.0)
     monkeypatch.setattr("landscape.journal.WRITING_SHARE", 1e9)
-    import landscape.dimension.cone_sampling as sampling
+    module, function = name.split(".")
+    place = importlib.import_module(f"landscape.dimension.{module}")
+    calls, limit, real = [0], [10**6], getattr(place, function)
 
-    calls, real = [0], sampling.margins
-
-    def stopped(*arguments: Any) -> Any:
+    def counted(*arguments: Any) -> Any:
         calls[0] += 1
-        if calls[0] == 3:
+        if calls[0] == limit[0]:
             raise StoppedError
         return real(*arguments)
 
-    monkeypatch.setattr(sampling, "margins", stopped)
+    monkeypatch.setattr(place, function, counted)
+    whole = measure(problem, options, Effort(), training)
+    needed, calls[0], limit[0] = calls[0], 0, stop
     with pytest.raises(StoppedError):
         measure(problem, options, Effort(journal=Journal(tmp_path / "state", "x")), training)
-    calls[0] = 10
+    calls[0], limit[0] = 0, 10**6
     again = measure(problem, options, Effort(journal=Journal(tmp_path / "state", "x", resume=True)), training)
-    spent = calls[0] - 10
     xr.testing.assert_identical(whole.drop_attrs(), again.drop_attrs())
-    calls[0] = 10
-    measure(problem, options, Effort(), training)
-    assert spent == calls[0] - 12  # the two points that were done are not done again
+    assert calls[0] == needed - (stop - 1), "what was done is not done again"
 
 
 @pytest.fixture(scope="module")

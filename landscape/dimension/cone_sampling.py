@@ -100,16 +100,18 @@ class ConeSampler:
 
         Infinity if there is one at ``u`` itself. Cost: about log2 (1 / tolerance) points.
         """
-        spent = []
+        done: dict[Any, Any] = self.journal.load("cone_ray") or {}
 
         def fails_at(scale: float) -> bool:
-            operator = curvature(self.point.at(self.point.theta + scale * u))
-            found = margins(operator, self.basis, self.options.depth, self.options.seed)
-            spent.append(found.num_products)
-            return _best(_unpack([_pack([found], [u])])) <= 0
+            if scale not in done:
+                operator = curvature(self.point.at(self.point.theta + scale * u))
+                found = margins(operator, self.basis, self.options.depth, self.options.seed)
+                done[scale] = (_best(_unpack([_pack([found], [u])])), found.num_products)
+                self.journal.save("cone_ray", done)
+            return bool(done[scale][0] <= 0)
 
         scale = smallest_failure(fails_at, tolerance)
-        return float(u.double().norm()) * scale, sum(spent)
+        return float(u.double().norm()) * scale, sum(cost for _, cost in done.values())
 
 
 def _best(samples: ConeSamples) -> float:

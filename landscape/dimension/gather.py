@@ -74,7 +74,7 @@ def gather(
     bar: Any
     with cli.progress(count, "Hessian differences", effort.quiet, unit="sample") as bar:
         samples, worst = lipschitz_samples(point, region, how, options.samples, effort.journal, bar.update)
-    ray = Ray(point, worst, how)
+    ray = Ray(point, worst, how, effort.journal)
     cost = samples.num_products
     if POINTWISE not in rules:
         return Gathered(samples, ray, num_products=cost)

@@ -22,6 +22,7 @@ from landscape.dimension.metric import Point, curvature
 from landscape.dimension.rates import Array
 from landscape.dimension.tensor import third_order
 from landscape.errors import InputError
+from landscape.journal import Journal
 from landscape.operators import LinearOperator
 from landscape.seeds import generator
 
@@ -267,19 +268,27 @@ class Ray:
         Displacement ``(n,)``; scale 1 is its end.
     options
         Krylov depth and seed.
+    journal
+        Keeps what is done.
     """
 
-    def __init__(self, problem: Point, u: Tensor, options: SampleOptions | None = None) -> None:
+    def __init__(
+        self, problem: Point, u: Tensor, options: SampleOptions | None = None, journal: Journal | None = None
+    ) -> None:
         self.problem, self.u, self.options = problem, u, options or SampleOptions()
         self.radius = float(u.double().norm())
         self.base = curvature(problem)
-        self.found: dict[float, Extremes] = {}
+        self.journal = journal or Journal()
+        saved = self.journal.load("ray") or {}
+        self.found = {scale: Extremes(low, high, v.to(u), cost) for scale, (low, high, v, cost) in saved.items()}
 
     def at(self, scale: float) -> Extremes:
         """Return the ends of H(W* + scale u) - H(W*). Cost: 2 ``depth`` products, once."""
         if scale not in self.found:
             operator = difference(self.problem, scale * self.u, self.base)
             self.found[scale] = extremes(operator, self.options.depth, self.options.seed)
+            state = {s: (e.low, e.high, e.vector.cpu(), e.num_products) for s, e in self.found.items()}
+            self.journal.save("ray", state)
         return self.found[scale]
 
     def samples(self) -> LipschitzSamples:
