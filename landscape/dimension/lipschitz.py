@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -279,15 +280,15 @@ class Ray:
         self.radius = float(u.double().norm())
         self.base = curvature(problem)
         self.journal = journal or Journal()
-        saved = self.journal.load("ray") or {}
-        self.found = {scale: Extremes(low, high, v.to(u), cost) for scale, (low, high, v, cost) in saved.items()}
+        saved: dict[Any, Any] = self.journal.load("ray") or {}
+        self.found = {float(s): Extremes(low, high, v.to(u), cost) for s, (low, high, v, cost) in saved.items()}
 
     def at(self, scale: float) -> Extremes:
         """Return the ends of H(W* + scale u) - H(W*). Cost: 2 ``depth`` products, once."""
         if scale not in self.found:
             operator = difference(self.problem, scale * self.u, self.base)
             self.found[scale] = extremes(operator, self.options.depth, self.options.seed)
-            state = {s: (e.low, e.high, e.vector.cpu(), e.num_products) for s, e in self.found.items()}
+            state: dict[Any, Any] = {s: (e.low, e.high, e.vector.cpu(), e.num_products) for s, e in self.found.items()}
             self.journal.save("ray", state)
         return self.found[scale]
 
