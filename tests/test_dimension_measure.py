@@ -196,7 +196,7 @@ class StoppedError(Exception):
 
 # The stages, by the function that does the work: points of the cone, its bisection along a ray, and that of a rule.
 @pytest.mark.parametrize(
-    ("name", "stop"), [("cone_sampling.margins", 3), ("cone_sampling.margins", 8), ("lipschitz.extremes", 9)]
+    ("name", "stop"), [("cone_sampling.margins", 3), ("cone_sampling.margins", 8), ("rays.extremes", 9)]
 )
 def test_an_interrupted_measurement_goes_on_where_it_was(
     name: str, stop: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from landscape.dimension.answers import ConeSamples
 from landscape.dimension.cone import Margins, margins, segment, tighten
-from landscape.dimension.lipschitz import SampleOptions, smallest_failure
+from landscape.dimension.lipschitz import SampleOptions
 from landscape.dimension.metric import Point, curvature
 from landscape.dimension.rates import Array
+from landscape.dimension.rays import smallest_failure
 from landscape.dimension.sampling import Progress, Region, each
 from landscape.journal import Journal
 from landscape.seeds import numpy_generator

@@ -13,9 +13,10 @@ from landscape.dimension.answers import POINTWISE, ConeSamples
 from landscape.dimension.base import Base, top_vectors
 from landscape.dimension.combine import combination
 from landscape.dimension.cone_sampling import ConeSampler
-from landscape.dimension.lipschitz import LipschitzSamples, Ray, SampleOptions
+from landscape.dimension.lipschitz import LipschitzSamples, SampleOptions
 from landscape.dimension.metric import Point, curvature
 from landscape.dimension.options import DimensionOptions
+from landscape.dimension.rays import Ray
 from landscape.dimension.sampling import Region, lipschitz_samples, num_differences
 from landscape.journal import Journal
 

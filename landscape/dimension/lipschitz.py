@@ -8,9 +8,8 @@ sampled supremum is a lower bound of the true one and carries its region and its
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +22,6 @@ from landscape.dimension.metric import Point, curvature
 from landscape.dimension.rates import Array
 from landscape.dimension.tensor import third_order
 from landscape.errors import InputError
-from landscape.journal import Journal
 from landscape.operators import LinearOperator
 from landscape.seeds import generator
 
@@ -198,10 +196,11 @@ def sample(
     for _, u in displacements:
         found.append(extremes(difference(problem, u, base), options.depth, options.seed))
     radius = np.array([float(u.double().norm()) for _, u in displacements])
-    return _samples(radius, found, [kind for kind, _ in displacements])
+    return samples_of(radius, found, [kind for kind, _ in displacements])
 
 
-def _samples(radius: Array, found: Sequence[Extremes], kind: Sequence[str]) -> LipschitzSamples:
+def samples_of(radius: Array, found: Sequence[Extremes], kind: Sequence[str]) -> LipschitzSamples:
+    """Return extremes at given radii as samples, each a search of its own."""
     return LipschitzSamples(
         radius=radius,
         low=np.array([end.low for end in found]),
@@ -247,7 +246,7 @@ def ascend(
             direction = _uphill(problem, u, best)
         else:
             share /= 2
-    return _samples(np.full(len(visited), float(radius.double())), visited, ["adversarial"] * len(visited)), u
+    return samples_of(np.full(len(visited), float(radius.double())), visited, ["adversarial"] * len(visited)), u
 
 
 def _uphill(problem: Point, u: Tensor, found: Extremes) -> Tensor | None:
@@ -256,76 +255,6 @@ def _uphill(problem: Point, u: Tensor, found: Extremes) -> Tensor | None:
     slope = slope if found.high >= -found.low else -slope
     norm = slope.norm()
     return slope / norm if float(norm) > 0 else None
-
-
-class Ray:
-    """Hessian differences along the ray through a displacement, each computed once.
-
-    Parameters
-    ----------
-    problem
-        At the base point.
-    u
-        Displacement ``(n,)``; scale 1 is its end.
-    options
-        Krylov depth and seed.
-    journal
-        Keeps what is done.
-    """
-
-    def __init__(
-        self, problem: Point, u: Tensor, options: SampleOptions | None = None, journal: Journal | None = None
-    ) -> None:
-        self.problem, self.u, self.options = problem, u, options or SampleOptions()
-        self.radius = float(u.double().norm())
-        self.base = curvature(problem)
-        self.journal = journal or Journal()
-        saved: dict[Any, Any] = self.journal.load("ray") or {}
-        self.found = {float(s): Extremes(low, high, v.to(u), cost) for s, (low, high, v, cost) in saved.items()}
-
-    def at(self, scale: float) -> Extremes:
-        """Return the ends of H(W* + scale u) - H(W*). Cost: 2 ``depth`` products, once."""
-        if scale not in self.found:
-            operator = difference(self.problem, scale * self.u, self.base)
-            self.found[scale] = extremes(operator, self.options.depth, self.options.seed)
-            state: dict[Any, Any] = {s: (e.low, e.high, e.vector.cpu(), e.num_products) for s, e in self.found.items()}
-            self.journal.save("ray", state)
-        return self.found[scale]
-
-    def samples(self) -> LipschitzSamples:
-        """Return all differences so far, as samples of kind ``ray``."""
-        radii = np.array([scale * self.radius for scale in self.found])
-        return _samples(radii, list(self.found.values()), ["ray"] * len(radii))
-
-    def failure_radius(self, fails: Callable[[Extremes], bool], tolerance: float = 1e-3) -> float:
-        """Return the smallest radius found on the ray at which a condition fails; infinity if it does not at its end.
-
-        Parameters
-        ----------
-        fails
-            The condition, judged from the Hessian difference at one point.
-        tolerance
-            Relative accuracy of the radius.
-
-        Notes
-        -----
-        Cost: about log2 (1 / tolerance) differences, fewer for a second condition. Error: the condition does fail at
-        the radius returned, so the radius up to which it holds is at most this; along other rays it may fail earlier.
-        """
-        return self.radius * smallest_failure(lambda scale: fails(self.at(scale)), tolerance)
-
-
-def smallest_failure(fails_at: Callable[[float], bool], tolerance: float = 1e-3, most: int = 24) -> float:
-    """Return a scale in (0, 1] at which a condition fails, but not ``tolerance`` below it; infinity if not at 1."""
-    if not fails_at(1.0):
-        return float("inf")
-    low, high = 0.0, 1.0
-    for _ in range(most):
-        if high - low <= tolerance * high:
-            break
-        middle = (low + high) / 2
-        low, high = (low, middle) if fails_at(middle) else (middle, high)
-    return high
 
 
 def merge(parts: Sequence[LipschitzSamples]) -> LipschitzSamples:
