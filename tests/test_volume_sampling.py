@@ -9,7 +9,7 @@ from torch import Tensor
 from landscape.volume import truths
 from landscape.volume.multilevel import ProbeBudget, Trace, sample
 from landscape.volume.preconditioners import Preconditioner, diagonal, identity, polynomial
-from landscape.volume.sampling import Basin, log_volume, shoot
+from landscape.volume.sampling import Basin, log_volume, shoot, unit_directions
 from landscape.volume.truths import CUTOFF, Truth
 from landscape.volume.weights import CALIBRATED, LOWER_BOUND, controlled_log_mean, log_ball, log_mean
 
@@ -46,6 +46,22 @@ def test_a_determinant_that_is_not_one_is_corrected() -> None:
     values = [log_volume(shoot(truth.basin, P, 50, 0), truth.basin, P).value for P in (small, identity(), large)]
     assert_close(values[0], values[1], atol=1e-6)
     assert_close(values[2], values[1], atol=1e-6)
+
+
+def test_a_far_first_guess_is_paid_for_by_one_direction() -> None:
+    """Radii 30 times the default guess, and a growth steeper than a quadratic's: 9 passes each from a far start."""
+    n = 10**5
+    turn = torch.linspace(0.8, 1.2, n, dtype=F64)
+
+    def excess(V: Tensor) -> Tensor:
+        half = 0.5 * (turn[:, None] * V.square()).sum(0) * (1 + 2 * V[0].tanh()) / 900
+        return half + 30 * half**2
+
+    rays = shoot(Basin(excess, CUTOFF, torch.zeros(n, dtype=F64)), identity(), 16, 0)
+    assert rays.radii.passes[0] > rays.radii.passes[1:].max()
+    assert rays.radii.passes.mean() < 7
+    reached = unit_directions(n, range(16), 0, "final") * torch.as_tensor(rays.radii.log_radius).exp()
+    assert_close(excess(reached).log(), np.full(16, np.log(CUTOFF)), atol=2e-7)
 
 
 def test_plain_sampling_of_small_ellipsoids() -> None:

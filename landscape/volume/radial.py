@@ -7,7 +7,7 @@ volume n times, so its tolerance is in nats of log volume and tightens with n.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import torch
@@ -53,17 +53,20 @@ class Radii:
         Forward passes spent, ``(k,)``.
     monotone
         Whether the excess increased along the points visited; where it did not, r is the first crossing found.
+    slope
+        Slope of log excess against log r there, ``(k,)``: 2 on quadratics.
     """
 
     log_radius: np.ndarray
     error: np.ndarray
     passes: np.ndarray
     monotone: np.ndarray
+    slope: np.ndarray
 
 
 def join(parts: list[Radii]) -> Radii:
     """Put the radii of several blocks of rays one after the other."""
-    names = ("log_radius", "error", "passes", "monotone")
+    names = [field.name for field in fields(Radii)]
     return Radii(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
@@ -73,6 +76,7 @@ def radii(
     threshold: float,
     options: RayOptions | None = None,
     guess: np.ndarray | float | None = None,
+    slope: float = 2.0,
 ) -> Radii:
     """Return the first r with ``excess(r v) = threshold`` along each column v of ``directions (n, k)``.
 
@@ -80,6 +84,8 @@ def radii(
     ----------
     guess
         First log radius, a number or ``(k,)``; by default sqrt(2 threshold), right for directions of unit curvature.
+    slope
+        First slope of log excess against log r.
 
     Notes
     -----
@@ -91,11 +97,13 @@ def radii(
     of the slope in the last step (at least a tenth of |y|): about what the next step would change on a smooth curve.
     """
     options = options or RayOptions()
-    search = _Search.begin(excess, directions, threshold, options, guess)
+    start = 0.5 * np.log(2 * threshold) if guess is None else guess
+    x = np.array(np.broadcast_to(np.asarray(start, dtype=np.float64), directions.shape[1:]))
+    search = _Search(excess, directions, threshold, options, x, slope)
     search.run(np.arange(directions.shape[1]))
     early = search.check_grid()
     search.run(early)
-    return Radii(search.x, search.error, search.passes, search.monotone)
+    return Radii(search.x, search.error, search.passes, search.monotone, search.slope)
 
 
 @dataclass
@@ -107,7 +115,8 @@ class _Search:
     threshold: float
     options: RayOptions
     x: np.ndarray
-    limit: np.ndarray
+    usual: float
+    limit: np.ndarray = field(init=False)
     inside: np.ndarray = field(init=False)  # (k, 2): largest log r found inside and its y
     outside: np.ndarray = field(init=False)  # (k, 2): smallest log r found outside and its y
     last: np.ndarray = field(init=False)  # (k, 2): the previous point
@@ -119,27 +128,15 @@ class _Search:
 
     def __post_init__(self) -> None:
         k = len(self.x)
+        self.limit = self.x + np.log(self.options.reach)
         self.inside = np.full((k, 2), -np.inf)
         self.outside = np.full((k, 2), np.inf)
         self.last = np.full((k, 2), np.nan)
-        self.slope = np.full(k, 2.0)
+        self.slope = np.full(k, self.usual)
         self.jump = np.full(k, np.log(4.0))
         self.error = np.full(k, np.inf)
         self.passes = np.zeros(k, dtype=np.int64)
         self.monotone = np.ones(k, dtype=bool)
-
-    @classmethod
-    def begin(
-        cls,
-        excess: Excess,
-        directions: Tensor,
-        threshold: float,
-        options: RayOptions,
-        guess: np.ndarray | float | None,
-    ) -> _Search:
-        start = 0.5 * np.log(2 * threshold) if guess is None else guess
-        x = np.array(np.broadcast_to(np.asarray(start, dtype=np.float64), directions.shape[1:]))
-        return cls(excess, directions, threshold, options, x, x + np.log(options.reach))
 
     def evaluate(self, rays: np.ndarray, x: np.ndarray) -> np.ndarray:
         """Return y = log(excess / threshold) at log radii ``x`` of some rays; overflow counts as outside."""
@@ -173,7 +170,7 @@ class _Search:
         with np.errstate(invalid="ignore", divide="ignore"):
             secant = self._latest_slope(rays, x, y)
             good = np.isfinite(secant) & (secant > FLATTEST) & (secant < STEEPEST)
-            slope = np.where(good, secant, 2.0)
+            slope = np.where(good, secant, self.usual)
             change = np.where(good, np.maximum(np.abs(slope - self.slope[rays]) / slope, SAFETY * np.abs(y)), 1.0)
             correction = np.where(np.isfinite(y), -y / slope, 0.0)
         n = self.directions.shape[0]
@@ -228,7 +225,7 @@ class _Search:
         below = np.stack([grid[rows, before], y[rows, before]], axis=1)
         self.inside[chosen] = np.where((first > 0)[:, None], below, -np.inf)
         self.last[chosen] = np.nan
-        self.slope[chosen], self.error[chosen] = 2.0, np.inf
+        self.slope[chosen], self.error[chosen] = self.usual, np.inf
         middle = 0.5 * (below[:, 0] + grid[rows, first])
         self.x[chosen] = np.where(first > 0, middle, grid[rows, 0] - np.log(2.0))
         return chosen

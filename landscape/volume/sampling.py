@@ -5,6 +5,7 @@ The directions come from streams that are named by the seed and their number, so
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -110,6 +111,13 @@ def unit_directions(n: int, numbers: range, seed: int, stream: str) -> Tensor:
     return torch.stack(columns, dim=1)
 
 
+def blocks(num: int, width: int) -> Iterator[range]:
+    """Yield the numbers from 0 to num - 1: the first alone, the others ``width`` at a time."""
+    yield range(1)
+    for start in range(1, num, width):
+        yield range(start, min(start + width, num))
+
+
 def shoot(
     basin: Basin,
     preconditioner: Preconditioner,
@@ -122,18 +130,18 @@ def shoot(
 
     Notes
     -----
-    Cost: 5 to 8 forward passes a direction, and the preconditioner's products. The first guess of a block of
-    directions is the median radius of the block before.
+    Cost: 5 to 8 forward passes a direction, and the preconditioner's products. Each block of directions starts from the
+    median radius and slope of the block before; the first is a single direction, which alone pays for a far start.
     """
-    width = max(1, min(BLOCK, BLOCK_NUMBERS // basin.size))
-    guess, found, norms, overlaps, references = None, [], [], [], []
+    guess, slope, found, norms, overlaps, references = None, 2.0, [], [], [], []
     reference = preconditioner.reference
-    for start in range(0, num, width):
-        u = unit_directions(basin.size, range(start, min(start + width, num)), seed, stream)
+    for numbers in blocks(num, max(1, min(BLOCK, BLOCK_NUMBERS // basin.size))):
+        u = unit_directions(basin.size, numbers, seed, stream)
         v = preconditioner.apply(u.to(basin.anchor))
-        block = radii(basin.excess, v, basin.threshold, options, guess)
-        reached = block.log_radius[np.isfinite(block.log_radius)]
-        guess = float(np.median(reached)) if len(reached) else guess
+        block = radii(basin.excess, v, basin.threshold, options, guess, slope)
+        reached = np.isfinite(block.log_radius)
+        if reached.any():
+            guess, slope = float(np.median(block.log_radius[reached])), float(np.median(block.slope[reached]))
         norm = v.double().norm(dim=0)
         found.append(block)
         norms.append(norm.log().cpu().numpy())
