@@ -9,7 +9,7 @@ import xarray as xr
 from landscape import cli, figures, schemas, store
 from landscape.journal import Journal
 from landscape.tasks import Task
-from landscape.volume import calibrate
+from landscape.volume import bodies, calibrate
 from landscape.volume.benchmark import Case, Draw
 
 
@@ -37,6 +37,12 @@ def test_coverage_width_and_error_of_a_planted_estimator(width: float, low: floa
 def test_secants_are_held_against_bisection_to_the_same_tolerance() -> None:
     small, large = calibrate.bisection_passes(50), calibrate.bisection_passes(50_000)
     assert large == pytest.approx(small + np.log2(1000), abs=1)
+
+
+def test_no_two_cases_share_a_label() -> None:
+    """Cases are found by their labels, so the second of two would stand for both."""
+    labels = [calibrate.label(case) for case in bodies.cases()]
+    assert len(set(labels)) == len(labels)
 
 
 def test_an_interrupted_calibration_goes_on(tmp_path: Path) -> None:

@@ -17,8 +17,9 @@ def operator(n: int = 60, condition: float = 1e2):  # type: ignore[no-untyped-de
 
 
 def test_the_ladder_grows_by_factors() -> None:
-    assert ladder(130) == (8, 21, 52, 130)
-    assert ladder(3) == (3,)
+    assert ladder(130) == (3, 8, 20, 51, 130)
+    assert ladder(40) == (3, 7, 17, 40)
+    assert [ladder(depth) for depth in (1, 3, 4)] == [(1,), (3,), (4,)]
 
 
 def test_the_identity_function_counts_dimensions() -> None:
@@ -56,6 +57,24 @@ def test_shallow_probes_are_corrected_by_deep_ones() -> None:
         assert (np.bincount(probes.levels) > 0).sum() >= 2
         values.append(probes.trace(np.log).value)
     check_estimate(values, exact)
+
+
+def test_the_plan_knows_the_variances_that_many_probes_show() -> None:
+    """Three probes alone would misjudge a variance by factors; the spectrum tells it."""
+    A = operator(400, 1e3)
+    many = sample(A, ProbeBudget(60, 50))
+    values = np.array([[weights @ np.log(nodes) for nodes, weights in many.quadrature(m)] for m in many.depths]).T
+    shown = np.diff(values, axis=1, prepend=0.0).var(axis=0, ddof=1)
+    expected = 2 / 400 * sample(A, ProbeBudget(3, 50)).level_variances(np.log)
+    assert many.depths == (3, 8, 20, 50)
+    assert_close(np.log(expected[:3]), np.log(shown[:3]), atol=np.log(2))
+
+
+@pytest.mark.parametrize("products", [5, 40, 150, 333])
+def test_the_shallow_products_are_spent_on_probes_with_an_error_bar(products: int) -> None:
+    found = sample(operator(200, 1e4), ProbeBudget(2, 40, products))
+    assert products - 3 < found.num_products - 2 * 40 <= products or products < 6
+    assert (np.bincount(found.levels)[np.unique(found.levels)] > 1).all()
 
 
 def test_intervals_cover() -> None:

@@ -161,14 +161,15 @@ def main(argv: Sequence[str]) -> int:
 def describe(result: xr.Dataset) -> str:
     """Return the table in words."""
     lines = [
-        f"{'case':58s} {'bias':>9} {'spread':>9} {'95%/n':>9} {'cover':>6} {'width':>6} {'sure':>5} {'products':>8}"
+        f"{'case':58s} {'bias':>9} {'spread':>9} {'95%/n':>9} {'cover':>6} {'width':>6} {'sure':>5} {'products':>8} "
+        f"{'passes':>6} {'bisection':>9}"
     ]
     for i, label in enumerate(result["case"].values):
         row = result.isel(case=i)
         lines.append(
             f"{label:58s} {float(row['bias']):9.3g} {float(row['spread']):9.3g} {float(row['error_per_weight']):9.2g} "
             f"{float(row['coverage']):6.2f} {float(row['width_ratio']):6.2f} {float(row['calibrated_share']):5.2f} "
-            f"{float(row['products']):6.0f}"
+            f"{float(row['products']):8.0f} {float(row['passes']):6.1f} {float(row['bisection_passes']):9.0f}"
         )
     return "\n".join(lines)
 

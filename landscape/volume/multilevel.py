@@ -9,6 +9,7 @@ differences are free). Sampling error and quadrature bias are stated apart.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -22,7 +23,7 @@ from landscape.errors import InputError
 from landscape.operators import LinearOperator
 
 Function = Callable[[np.ndarray], np.ndarray]
-SHALLOWEST, RATIO = 4, 2.5
+SHALLOWEST, RATIO = 3, 2.5
 
 
 @dataclass(frozen=True)
@@ -150,9 +151,20 @@ class Probes:
         )
 
     def level_variances(self, function: Function) -> np.ndarray:
-        """Return the variance over the full-depth probes of each difference of the ladder, ``(levels,)``."""
-        deep = self.levels == len(self.depths) - 1
-        return np.diff(self._values(function)[deep], axis=1, prepend=0.0).var(axis=0, ddof=1)
+        """Return the variance that each difference of the ladder has over the probes, ``(levels,)``, up to a factor.
+
+        Depth m knows u' q(A) u exactly for polynomials q of degree below 2 m, and over random u that varies in
+        proportion to the variance of q over the spectrum. So a level's share is what the best polynomial of its degree
+        explains of the function beyond the one below: no noise of a few probes enters.
+        """
+        nodes, weights = self.measure()
+        low, high = nodes.min(), nodes.max()
+        scaled = (2 * nodes - low - high) / (high - low) if high > low else np.zeros_like(nodes)
+        basis = np.polynomial.chebyshev.chebvander(scaled, 2 * self.depths[-1] - 1)
+        roots = np.sqrt(weights)
+        squares = (np.linalg.qr(roots[:, None] * basis)[0].T @ (roots * function(nodes))) ** 2
+        ends = [1, *(2 * depth for depth in self.depths)]
+        return np.array([squares[start:end].sum() for start, end in itertools.pairwise(ends)])
 
     def _values(self, function: Function) -> np.ndarray:
         """Return u' f(A) u of each probe at each depth of the ladder, ``(probes, levels)``."""
@@ -183,11 +195,9 @@ def _apply(function: Function, pair: tuple[np.ndarray, np.ndarray]) -> float:
 
 
 def ladder(depth: int) -> tuple[int, ...]:
-    """Return the depths of the ladder, each 2.5 times the one below it, down to 4."""
-    depths = [depth]
-    while round(depths[0] / RATIO) >= SHALLOWEST:
-        depths.insert(0, round(depths[0] / RATIO))
-    return tuple(depths)
+    """Return the depths of the ladder, from 3 up, each about 2.5 times the one below it."""
+    steps = max(0, round(np.log(depth / SHALLOWEST) / np.log(RATIO)))
+    return tuple(int(rung) for rung in np.geomspace(depth, SHALLOWEST, steps + 1)[::-1].round())
 
 
 def sample(operator: LinearOperator, budget: ProbeBudget, known: tuple[np.ndarray, Tensor] | None = None) -> Probes:
@@ -221,7 +231,10 @@ def sample(operator: LinearOperator, budget: ProbeBudget, known: tuple[np.ndarra
 
 
 def _plan(probes: Probes, products: int) -> list[tuple[int, int]]:
-    """Share products between the ladder's depths: the number at a depth goes as sqrt(variance / depth)."""
+    """Share products between the ladder's depths: the number at a depth goes as sqrt(variance / depth).
+
+    A single probe of its depth would have no error bar, so it is left out; what remains goes to the shallowest.
+    """
     depths = np.array(probes.depths, dtype=np.float64)
     if products < depths[0]:
         return []
@@ -231,7 +244,9 @@ def _plan(probes: Probes, products: int) -> list[tuple[int, int]]:
     if not share.any():
         return []
     numbers = np.floor(products * share / (share @ depths)).astype(int)
-    return [(level, int(number)) for level, number in enumerate(numbers) if number > 0]
+    numbers[numbers == 1] = 0
+    numbers[0] += (products - int(numbers @ depths)) // int(depths[0])
+    return [(level, int(number)) for level, number in enumerate(numbers) if number > 1]
 
 
 @dataclass

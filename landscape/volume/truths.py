@@ -144,7 +144,9 @@ def tilted(n: int, condition: float, tilt: float, seed: int = 0) -> Truth:
     terms = np.arange(400)
     series = terms * np.log(tilt**2 * n / 4) - gammaln(terms + 1) - gammaln(n / 2 + terms) + gammaln(n / 2)
     volume = log_ball(n) + 0.5 * n * np.log(2 * CUTOFF) - 0.5 * float(np.log(values).sum())
-    return Truth("tilted ellipsoid", _basin(excess, n), operator, values, float(volume + logsumexp(series)), turn)
+    return Truth(
+        f"ellipsoid tilted by {tilt:g}", _basin(excess, n), operator, values, float(volume + logsumexp(series)), turn
+    )
 
 
 def _basin(excess: object, n: int) -> Basin:
