@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import xarray as xr
 
-from landscape import parallel, store
+from landscape import parallel, schemas, store
 from landscape.checkpoints import ProblemOptions
 from landscape.problem import Problem
 
@@ -38,6 +39,16 @@ def attributes(problem: Problem, asked: Mapping[str, Any], fingerprint: str, thr
         "threads": threads,
         "batchnorm": problem.batchnorm,
     }
+
+
+def labelled(result: xr.Dataset, problem: Problem, quantity: str, asked: Mapping[str, Any]) -> xr.Dataset:
+    """Return a result of an in-memory model with its provenance, and the meaning of its variables."""
+    threads = torch.get_num_threads()
+    names = {"checkpoint_sha256": state_sha256(problem), "data_sha256": problem.data_sha256, "threads": threads}
+    whole = {**asked, **names}
+    name = store.fingerprint({"quantity": quantity, **whole})
+    result.attrs |= {**store.provenance(), **attributes(problem, whole, name, threads)}
+    return schemas.describe(result, quantity)
 
 
 def device_name(device: torch.device) -> str:

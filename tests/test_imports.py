@@ -27,6 +27,7 @@ RANKS = {
     "footprint": 1,
     "loading": 1,
     "networks": 1,
+    "keywords": 1,
     "parallel": 1,
     "store": 1,
     "tasks": 1,

@@ -20,7 +20,6 @@ checkpoint.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,12 +28,13 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from landscape import identity, schemas, store
-from landscape.dimension.gather import DEFAULT_MEMORY, Effort
+from landscape import identity
+from landscape.dimension.gather import Effort
 from landscape.dimension.measure import Training, measure
 from landscape.dimension.options import DimensionOptions
 from landscape.dimension.trajectory import Trajectory
 from landscape.errors import InputError
+from landscape.keywords import Keywords
 from landscape.problem import Problem, ProblemSettings
 
 __all__ = ["DimensionOptions", "Effort", "Training", "Trajectory", "measure", "measure_dimension"]
@@ -86,31 +86,15 @@ def measure_dimension(
     >>> found["dimension"].sel(rule="gap_2l").values.tolist()  # a quadratic loss: every gap is admissible
     [1.0]
     """
-    rest = dict(options)
-
-    def take(cls: type) -> dict[str, Any]:
-        return {f.name: rest.pop(f.name) for f in dataclasses.fields(cls) if f.name in rest}
-
-    diagonal = rest.pop("preconditioner", None)
-    problem = Problem.from_model(model, loss, data, mask, ProblemSettings(**take(ProblemSettings)))
-    chosen = DimensionOptions(**take(DimensionOptions))
-    seed, quiet, memory = rest.pop("seed", 0), rest.pop("quiet", True), rest.pop("memory", None)
-    if rest:
-        raise InputError(f"unknown option {next(iter(rest))!r}; see help(landscape.measure_dimension)")
-    effort = Effort(seed=seed, memory=DEFAULT_MEMORY if memory is None else int(memory * 2**30), quiet=quiet)
+    given = Keywords(options, "measure_dimension")
+    diagonal = given.rest.pop("preconditioner", None)  # of the options of the same name, the command's is a file
+    settings, chosen, effort = given.take(ProblemSettings), given.take(DimensionOptions), given.effort(Effort)
+    given.finish()
+    problem = Problem.from_model(model, loss, data, mask, settings)
     states = None if trajectory is None else _trajectory(problem, trajectory)
     training = Training(states, None if diagonal is None else problem.flatten(_of(problem, diagonal, "preconditioner")))
     result = measure(problem, chosen, effort, training)
-    asked = {
-        "checkpoint_sha256": identity.state_sha256(problem),
-        "data_sha256": problem.data_sha256,
-        "dimension": chosen,
-        "seed": seed,
-        "threads": torch.get_num_threads(),
-    }
-    name = store.fingerprint({"quantity": "dimension", **asked})
-    result.attrs |= {**store.provenance(), **identity.attributes(problem, asked, name, torch.get_num_threads())}
-    return schemas.describe(result, "dimension")
+    return identity.labelled(result, problem, "dimension", {"dimension": chosen, "seed": effort.seed})
 
 
 def _of(problem: Problem, tensors: Mapping[str, Tensor], what: str) -> dict[str, Tensor]:

@@ -5,17 +5,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 import xarray as xr
 
-from landscape import identity, schemas, store
-from landscape.errors import InputError
+from landscape import identity
+from landscape.keywords import Keywords
 from landscape.problem import Problem, ProblemSettings
-from landscape.spectrum.engines import DEFAULT_MEMORY, Effort
+from landscape.spectrum.engines import Effort
 from landscape.spectrum.measure import measure
 from landscape.spectrum.options import SpectrumOptions
 
@@ -68,36 +67,10 @@ def measure_spectrum(
     >>> spectrum["eigenvalue"].values.round(4).tolist()
     [0.5, 0.5]
     """
-    settings, chosen, effort = _split(options)
+    given = Keywords(options, "measure_spectrum")
+    settings, chosen, effort = given.take(ProblemSettings), given.take(SpectrumOptions), given.effort(Effort)
+    given.finish()
     problem = Problem.from_model(model, loss, data, mask, settings)
     result = measure(problem, chosen, effort)
-    asked = {
-        "checkpoint_sha256": identity.state_sha256(problem),
-        "data_sha256": problem.data_sha256,
-        "spectrum": chosen,
-        "seed": effort.seed,
-        "memory": effort.memory,
-        "threads": torch.get_num_threads(),
-    }
-    name = store.fingerprint({"quantity": "spectrum", **asked})
-    result.attrs |= {**store.provenance(), **identity.attributes(problem, asked, name, torch.get_num_threads())}
-    return schemas.describe(result, "spectrum")
-
-
-def _split(options: Mapping[str, Any]) -> tuple[ProblemSettings, SpectrumOptions, Effort]:
-    """Sort keyword options into the three things that take them."""
-    rest = dict(options)
-
-    def take(cls: type) -> dict[str, Any]:
-        return {f.name: rest.pop(f.name) for f in dataclasses.fields(cls) if f.name in rest}
-
-    settings, chosen = ProblemSettings(**take(ProblemSettings)), SpectrumOptions(**take(SpectrumOptions))
-    memory = rest.pop("memory", None)
-    effort = Effort(
-        seed=rest.pop("seed", 0),
-        memory=DEFAULT_MEMORY if memory is None else int(memory * 2**30),
-        quiet=rest.pop("quiet", True),
-    )
-    if rest:
-        raise InputError(f"unknown option {next(iter(rest))!r}; see help(landscape.measure_spectrum)")
-    return settings, chosen, effort
+    asked = {"spectrum": chosen, "seed": effort.seed, "memory": effort.memory}
+    return identity.labelled(result, problem, "spectrum", asked)

@@ -7,15 +7,14 @@ functions of their own: ``section``, ``occam``, ``star``, ``preconditioned`` wit
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 import xarray as xr
 
-from landscape import identity, schemas, store
-from landscape.errors import InputError
+from landscape import identity
+from landscape.keywords import Keywords
 from landscape.problem import Problem, ProblemSettings
 from landscape.volume.compare import PairedDifference, paired_difference
 from landscape.volume.llc import SamplerOptions
@@ -79,35 +78,11 @@ def measure_volume(
     >>> round(float(volume["log_volume"][0]), 4), round(float(torch.tensor(torch.pi).log()), 4)
     (1.1447, 1.1447)
     """
-    settings, chosen, effort = _split(options)
+    given = Keywords(options, "measure_volume")
+    settings, sampler = given.take(ProblemSettings), given.take(SamplerOptions)
+    chosen, effort = given.take(VolumeOptions, sampler=sampler), given.effort(Effort)
+    given.finish()
     problem = Problem.from_model(model, loss, data, mask, settings)
     result = measure(problem, chosen, effort)
-    asked = {
-        "checkpoint_sha256": identity.state_sha256(problem),
-        "data_sha256": problem.data_sha256,
-        "volume": chosen,
-        "seed": effort.seed,
-        "memory": effort.memory,
-        "threads": torch.get_num_threads(),
-    }
-    name = store.fingerprint({"quantity": "volume", **asked})
-    result.attrs |= {**store.provenance(), **identity.attributes(problem, asked, name, torch.get_num_threads())}
-    return schemas.describe(result, "volume")
-
-
-def _split(options: Mapping[str, Any]) -> tuple[ProblemSettings, VolumeOptions, Effort]:
-    """Sort keyword options into the things that take them."""
-    rest = dict(options)
-
-    def take(cls: type) -> dict[str, Any]:
-        return {f.name: rest.pop(f.name) for f in dataclasses.fields(cls) if f.name in rest}
-
-    settings, sampler = ProblemSettings(**take(ProblemSettings)), SamplerOptions(**take(SamplerOptions))
-    chosen = VolumeOptions(**{"sampler": sampler, **take(VolumeOptions)})
-    memory = rest.pop("memory", None)
-    effort = Effort(
-        rest.pop("seed", 0), Effort.memory if memory is None else int(memory * 2**30), quiet=rest.pop("quiet", True)
-    )
-    if rest:
-        raise InputError(f"unknown option {next(iter(rest))!r}; see help(landscape.measure_volume)")
-    return settings, chosen, effort
+    asked = {"volume": chosen, "seed": effort.seed, "memory": effort.memory}
+    return identity.labelled(result, problem, "volume", asked)
