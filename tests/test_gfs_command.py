@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from landscape import checkpoints, cli, runs, schemas, store
+from landscape import checkpoints, cli, results, runs, schemas, store
 from landscape.pruning import gfs_command
 from landscape.pruning.__main__ import main
 from landscape.pruning.gfs import SelectOptions, select
 from landscape.pruning.gfs_networks import loss_of, neurons_of
+from landscape.study import __main__ as study
 from landscape.training import TrainOptions, train
 from landscape.training.files import Branch
 
@@ -134,5 +135,14 @@ def test_subnetworks_are_a_run_that_a_study_can_measure(trained, tmp_path, capsy
         assert problem.num_params == int(at["num_distinct"]) * (64 + 10)
         if cell.method == "gfs":
             assert problem.loss() == pytest.approx(float(at["loss"]), rel=1e-5)
+    measure = ["measure", root, "--quantities", "spectrum", "volume", "--points", "minimum", "--levels", 2]
+    cheap = ["--num-examples", 20, "--largest", 2, "--smallest", 0, "--num-probes", 2, "--depth", 4]
+    words = [*measure, *cheap, "--estimators", "star", "--directions", 20, "--threads", 1, "--quiet"]
+    assert cli.exit_code(study.main, list(map(str, words))) == 0
+    table = results.open_study(root)
+    assert table["method"].values.tolist() == ["gfs", "random_neurons"]
+    assert table["level"].values.tolist() == [2]
+    for quantity in ("spectrum", "volume"):
+        assert table[f"measured_{quantity}"].any("curvature").all()
     assert gfs(*argv, "--keep", 6) == 2
     assert "belongs to --subnetworks" in capsys.readouterr().err

@@ -1,11 +1,15 @@
-"""Channels of a convolutional network over pre-training: six checkpoints, 40 % of the work, with and without tuning."""
+"""Channels of a convolutional network over pre-training, and one cell of the reference study of selections again."""
+
+import json
 
 import numpy as np
 import pytest
 import torch
+from helpers import ROOT, data_directory
 
-from landscape import checkpoints, datasets, losses
+from landscape import checkpoints, cli, datasets, losses, store
 from landscape.datasets import Sample
+from landscape.pruning.__main__ import main
 from landscape.pruning.gfs_channels import ChannelOptions, prune, recalibrate
 from landscape.training import Branch, TrainOptions, evaluate, train
 
@@ -44,3 +48,25 @@ def test_channels_selected_over_pre_training(tmp_path, num_examples):
     assert accuracy[-1, 2] >= accuracy[-1, 1] - 0.02  # tuning does not hurt
     assert accuracy[-1, 2] > accuracy[0, 1] + 0.1
     assert torch.isfinite(torch.tensor(accuracy)).all()
+
+
+@pytest.mark.slow
+def test_a_cell_of_the_reference_is_made_again(tmp_path):
+    """The same to the last bit only where torch and the processor are the same."""
+    stored = store.open_result(ROOT / "data" / "reference" / "gfs_mnist.nc")
+    known = json.loads(stored.attrs["options"])
+    data_directory("mnist")
+    select, pretraining = known["measuring"], known["pretraining"]
+    flags = {"--data": pretraining["data"], "--loss": pretraining["loss"], "--steps": pretraining["steps"]}
+    flags |= {"--sizes": ",".join(map(str, select["sizes"])), "--num-examples": 250, "--widths": 512}
+    flags |= {"--replicates": 1, "--device": "cpu", "--out": tmp_path / "run"}
+    argv = [str(word) for pair in flags.items() for word in pair]
+    assert cli.exit_code(main, ["gfs_sweep", *argv, "--rivals", *select["rivals"]]) == 0
+    again = store.open_result(tmp_path / "run" / "gfs.nc").isel(cell=0)
+    chosen = (stored["arm"] == "data") & (stored["num_examples"] == 250) & (stored["num_neurons"] == 512)
+    wanted = stored.isel(cell=int(np.flatnonzero(chosen & (stored["replicate"] == 0))[0]))
+    for name in ("dense_loss", "loss", "random_loss", "variance"):
+        np.testing.assert_allclose(again[name], wanted[name], rtol=0.02, err_msg=name)
+    for name in ("hull_loss_lo", "rival_loss"):
+        gap = abs(again[name] - wanted[name]) / wanted["empty_loss"]
+        assert float(gap.max()) < 2e-3, name

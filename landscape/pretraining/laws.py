@@ -211,7 +211,11 @@ class Slope:
     lo, hi
         The bootstrap's interval, widened to 1.5 standard errors of the likelihood where it is narrower than that: if
         the grid of checkpoints makes the replicates agree, their spread does not say how well the slope is known. (The
-        hull of both intervals below would cover 98 % of the time by construction, this one 93 to 97 %.)
+        hull of both intervals below would cover 98 % of the time by construction.) In 200 trials with five replicates
+        it covers about 95 %, and is 1.6 times as wide as the interval of an observer who knows the scatter where that
+        is a seventh of the distance between checkpoints, 1.2 to 1.3 times where it is half of it or more. An exponent
+        of 1 on sizes that double is found better than that on a grid of ratio sqrt 2, by chance: all sizes then lie at
+        the same place between two checkpoints, and rounding shifts them alike.
     profile_lo, profile_hi
         Where the likelihood, maximised over the rest, is not significantly lower: it knows what the grid of
         checkpoints leaves open.
@@ -273,7 +277,10 @@ def _slope(x: Floats, lower: Floats, upper: Floats, replicate: NDArray[np.int64]
 
 
 def _bootstrap(line: _Line, best: float, replicate: NDArray[np.int64], options: SlopeOptions) -> list[float] | None:
-    """Return the interval from resampling replicates whole, or None if there are fewer than two."""
+    """Return the interval from resampling replicates whole, or None if there are fewer than two.
+
+    A resample of replicates that all lie at one place has no slope and is left out.
+    """
     groups = [np.flatnonzero(replicate == r) for r in np.unique(replicate)]
     if len(groups) < 2:
         return None
@@ -282,8 +289,10 @@ def _bootstrap(line: _Line, best: float, replicate: NDArray[np.int64], options: 
     for _ in range(options.num_bootstrap):
         index = np.concatenate([groups[i] for i in random.integers(len(groups), size=len(groups))])
         again = _Line(line.x[index], line.lower[index], line.upper[index])
-        if np.isfinite(again.lower).any() and np.isfinite(again.upper).any():
+        if np.ptp(again.x) > 0 and np.isfinite(again.lower).any() and np.isfinite(again.upper).any():
             slopes.append(again.maximum()[0])
+    if not slopes:
+        return None
     count = len(groups)
     half = scipy.stats.t.ppf((1 + options.confidence) / 2, count - 1) * np.std(slopes) * np.sqrt(count / (count - 1))
     return [best - float(half), best + float(half)]
