@@ -12,6 +12,8 @@ from landscape.tasks import Task
 from landscape.volume import bodies, calibrate
 from landscape.volume.benchmark import Case, Draw
 
+ROOT = Path(__file__).resolve().parent.parent
+
 
 def planted(spread: float, width: float, size: int = 10, name: str = "planted") -> Case:
     """Draws around a truth of 3 with the given spread, in intervals of ``width`` standard deviations."""
@@ -43,6 +45,18 @@ def test_no_two_cases_share_a_label() -> None:
     """Cases are found by their labels, so the second of two would stand for both."""
     labels = [calibrate.label(case) for case in bodies.cases()]
     assert len(set(labels)) == len(labels)
+
+
+def test_the_ranges_are_the_worst_of_the_calibrated_cases() -> None:
+    """Two calibrated bodies, one of them exact, and one that is said to be a lower bound."""
+    cases = [planted(0.1, 1.96), planted(0.4, 1.0, 40), planted(0.0, 1.0, 500)]
+    rows = [calibrate.summarise(case, [case.draw(seed) for seed in range(50)]) for case in cases]
+    rows.append({**rows[1], "calibrated_share": 0.0, "bias": -7.0, "body": "trained network"})
+    first, second = calibrate.valid_ranges(calibrate.table(rows))[2:]
+    worst = max(float(row["error_per_weight"]) for row in rows)
+    low, high = sorted(round(100 * float(row["coverage"])) for row in rows[:2])
+    assert first == f"| `planted` | balls | 10-500 | 1 | {worst:.2g} | {low}-{high} % | 1.0 | none |"
+    assert second == "| `planted` | trained network | - | - | - | - | - | 1 of 1, by up to 7 nats |"
 
 
 def test_an_interrupted_calibration_goes_on(tmp_path: Path) -> None:

@@ -163,37 +163,44 @@ def volume_figure(result: xr.Dataset) -> Figure:
     return panels_of(result, panels, title)
 
 
+def estimator_styles(result: xr.Dataset) -> dict[str, dict[str, Any]]:
+    """Return colour and marker of each estimator: seven colours, then the same with another marker."""
+    names = np.unique(result["estimator"].values).tolist()
+    return {name: {"color": f"C{i % 7}", "marker": "oD"[i // 7 % 2]} for i, name in enumerate(names)}
+
+
 def plot_error(result: xr.Dataset, ax: Axes) -> Axes:
     """Draw the 95 % error a weight over the dimension; filled where the estimates call themselves calibrated."""
-    names = result["estimator"].values
-    for number, name in enumerate(dict.fromkeys(names.tolist())):
-        rows = result.isel(case=names == name)
-        size = rows["dimension_of_body"].values * 1.06 ** (number - 2)
-        error = np.maximum(rows["error_per_weight"].values, 1e-7)
+    for number, (name, style) in enumerate(estimator_styles(result).items()):
+        rows = result.isel(case=result["estimator"].values == name)
+        size = rows["dimension_of_body"].values * 1.06 ** (number - 4)
+        error = np.maximum(rows["error_per_weight"].values, 1e-8)
         sure = rows["calibrated_share"].values >= 0.5
-        ax.scatter(size[sure], error[sure], s=12, color=f"C{number}", label=name)
-        ax.scatter(size[~sure], error[~sure], s=12, facecolors="none", edgecolors=f"C{number}")
+        ax.scatter(size[sure], error[sure], s=12, **style)
+        ax.scatter(
+            size[~sure], error[~sure], s=12, marker=style["marker"], facecolors="none", edgecolors=style["color"]
+        )
+        ax.scatter([], [], s=12, **style, label=name)
     ax.axhline(0.005, color="0.4", linewidth=0.8)
     ax.set_xscale("log")
     ax.set_yscale("log")
     ax.set_xlabel("parameters")
     ax.set_ylabel("95 % error (nats / weight)")
-    ax.legend()
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 0.06), ncols=2, fontsize=6, columnspacing=0.5, handletextpad=0.0)
     return ax
 
 
 def plot_coverage(result: xr.Dataset, ax: Axes) -> Axes:
-    """Draw the coverage of the intervals of the calibrated cases; the band is 90 to 99 %."""
-    rows = result.isel(case=(result["calibrated_share"].values >= 0.5) & np.isfinite(result["coverage"].values))
+    """Draw the coverage of the intervals of the calibrated cases that have an error; the band is 90 to 99 %."""
+    rows = result.isel(case=(result["calibrated_share"].values >= 0.5) & np.isfinite(result["width_ratio"].values))
     ax.axhspan(0.90, 0.99, color="0.9")
-    for number, name in enumerate(dict.fromkeys(rows["estimator"].values.tolist())):
+    for name, style in estimator_styles(result).items():
         chosen = rows.isel(case=rows["estimator"].values == name)
-        ax.scatter(chosen["dimension_of_body"], chosen["coverage"], s=12, color=f"C{number}", label=name)
+        ax.scatter(chosen["dimension_of_body"], chosen["coverage"], s=12, **style)
     ax.set_xscale("log")
-    ax.set_ylim(0.5, 1.02)
+    ax.set_ylim(min(0.5, float(np.min(rows["coverage"].values, initial=1.0)) - 0.02), 1.02)
     ax.set_xlabel("parameters")
     ax.set_ylabel("coverage of 95 % intervals")
-    ax.legend()
     return ax
 
 

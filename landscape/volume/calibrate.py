@@ -29,6 +29,10 @@ from landscape.volume.radial import RayOptions
 
 DESCRIPTION = "Measure bias, spread and coverage of every volume estimator against known truth."
 EXAMPLE = "python -m landscape.volume.calibrate --out data/results/calibration.nc"
+KINDS = {
+    **dict.fromkeys(("off-centre", "sheared", "tilted"), "off-centre, sheared, tilted ellipsoids"),
+    **{" ellipsoid ": "ellipsoids", "ball": "balls", "crossing": "normal crossings"},
+}
 Row = dict[str, float | str | int]
 
 
@@ -152,7 +156,7 @@ def main(argv: Sequence[str]) -> int:
         result.attrs["command"] = command
         store.write(result, options.out, "calibration", options.force)
         journal.finish()
-    cli.show(describe(result), options.quiet)
+    cli.show("\n".join([describe(result), "", *valid_ranges(result)]), options.quiet)
     figure = figures.save(figures.calibration_figure(result), options.out.with_suffix(".png"))
     cli.show_paths(options.out, figure)
     return cli.DONE
@@ -172,6 +176,47 @@ def describe(result: xr.Dataset) -> str:
             f"{float(row['products']):8.0f} {float(row['passes']):6.1f} {float(row['bisection_passes']):9.0f}"
         )
     return "\n".join(lines)
+
+
+def valid_ranges(result: xr.Dataset) -> list[str]:
+    """Return a Markdown table of where each estimator was right and how right, and where it said that it was low.
+
+    Errors, coverage and widths are the worst over the cases that called themselves calibrated, whose parameters and
+    conditions stand before them; the last column counts those labelled lower bounds, with the worst mean shortfall.
+    """
+    lines = [
+        "| estimator | truth | parameters | condition | error / weight | coverage | width / ideal | lower bounds |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    kinds = [(str(e), kind_of(str(b))) for e, b in zip(result["estimator"].values, result["body"].values, strict=True)]
+    for kind in dict.fromkeys(kinds):
+        rows = result.isel(case=[i for i, k in enumerate(kinds) if k == kind])
+        sure = rows["calibrated_share"].values >= 0.5
+        good, low = rows.isel(case=sure), -rows["bias"].values[~sure]
+        random = good.isel(case=np.isfinite(good["width_ratio"].values))
+        error = float(good["error_per_weight"].max()) if sure.any() else np.nan
+        cells = [
+            *(f"`{kind[0]}`", kind[1], span(good["dimension_of_body"].values), span(good["condition"].values)),
+            "-" if np.isnan(error) else f"{error:.2g}" if error > 1e-9 else "rounding",
+            f"{span(np.round(100 * random['coverage'].values))} %" if random.sizes["case"] else "-",
+            f"{float(random['width_ratio'].max()):.1f}" if random.sizes["case"] else "-",
+            f"{len(low)} of {len(sure)}, by up to {low.max():,.2g} nats" if len(low) else "none",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def kind_of(body: str) -> str:
+    """Return what kind of truth a body is."""
+    return next((kind for text, kind in KINDS.items() if text in f" {body} "), body)
+
+
+def span(values: np.ndarray) -> str:
+    """Return the least and the largest of some numbers in words."""
+    if not len(values):
+        return "-"
+    ends = [f"{end:,.0f}" if end < 1e6 else f"{end:g}" for end in (values.min(), values.max())]
+    return "-".join(dict.fromkeys(ends))
 
 
 if __name__ == "__main__":
