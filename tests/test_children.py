@@ -69,6 +69,20 @@ def test_command_compares_the_children_of_every_checkpoint(run, tmp_path, capsys
     assert np.isnan(result["mask_distance_step"]).all()  # four checkpoints are fewer than the five of the rule
 
 
+def test_children_of_some_parents_and_masks_of_all(run, tmp_path, capsys):
+    options = ("--level", 1, "--out", tmp_path / "some.nc", "--parents")
+    assert command(run, *options, "1,3") == 0
+    some = store.open_result(tmp_path / "some.nc")
+    assert list(some["step"].values) == [0, 1, 2, 3]
+    for name in ("instability_error", "child_loss"):
+        assert np.isfinite(some[name]).values.ravel().tolist() == [False, True, False, True]
+    assert np.isfinite(some["mask_distance"]).values.ravel().tolist() == [False, True, True, True]
+    stable = some["stable_step"].item()
+    assert np.isnan(stable) or stable in (1.0, 3.0)
+    assert command(run, *options, "7", "--force") == 2
+    assert "no checkpoint of step 7; there are 0, 1, 2, 3" in capsys.readouterr().err
+
+
 def test_children_of_one_order_agree_and_the_masks_are_those_of_the_level(run, monkeypatch, tmp_path):
     family = next(iter(children.families(run, ChildOptions(level=1), set())))
     assert [p.first_step for p in family.parents] == [0, 1, 2, 3]

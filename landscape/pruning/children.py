@@ -59,6 +59,12 @@ class ChildOptions:
     epochs: int | None = option(None, help="epochs of fine-tuning (subnetworks of gfs only)", metavar="E")
     lr: float | None = option(None, help="its learning rate (subnetworks of gfs only)", metavar="RATE")
     train_batch_size: int = option(128, help="its examples in one step (subnetworks of gfs only)", metavar="B")
+    parents: tuple[int, ...] | None = option(
+        None,
+        help="steps of the checkpoints whose children are trained (default: all); masks are compared at all",
+        metavar="S,S,...",
+        parse=cli.parse_integer_list,
+    )
     num_examples: int | None = option(None, help="training examples of the barriers (default: all)", metavar="N")
     limit: float = option(0.02, help="barrier, in fractions of the test examples, that counts as none", metavar="E")
 
@@ -238,24 +244,34 @@ def measure(run: Run, found: Sequence[Family], arguments: Arguments) -> xr.Datas
 
     Notes
     -----
-    Cost: two trainings for each checkpoint. Finished children are kept under RUN/replicate_R/children/, and are found
-    there when the command is given again.
+    Cost: two trainings for each checkpoint of ``--parents``. Finished children are kept under
+    RUN/replicate_R/children/, and are found there when the command is given again.
     """
+    chosen = [_chosen(family, arguments.children.parents) for family in found]
     columns: dict[tuple[str, int], xr.Dataset] = {}
     bar: tqdm[int]
-    with cli.progress(sum(len(f.parents) for f in found), "parents", arguments.output.quiet) as bar:
-        for family in found:
+    with cli.progress(sum(map(len, chosen)), "parents", arguments.output.quiet) as bar:
+        for family, parents in zip(found, chosen, strict=True):
             data = trainer.load_data(family.training)
             rows = []
-            for parent in family.parents:
+            for parent in parents:
                 rows.append(_compare(run, family, parent, arguments, data))
                 bar.update()
-            steps = [parent.step for parent in family.parents]
-            column = xr.concat(rows, xr.Variable("step", steps))
-            columns[family.method, family.replicate] = column.assign(_settled(family, column, arguments))
+            column = xr.concat(rows, xr.Variable("step", [parent.step for parent in parents]))
+            settled = _settled(family, column, arguments)
+            everywhere = column.reindex(step=[parent.step for parent in family.parents])
+            columns[family.method, family.replicate] = everywhere.assign(settled)
     methods, replicates = (list(dict.fromkeys(part)) for part in zip(*columns, strict=True))
     joined = [xr.concat([columns[m, r] for r in replicates], xr.Variable("replicate", replicates)) for m in methods]
     return xr.concat(joined, xr.Variable("method", methods)).transpose("method", "replicate", ...)
+
+
+def _chosen(family: Family, steps: Sequence[int] | None) -> list[Parent]:
+    """Return the parents whose children are trained."""
+    there = [parent.step for parent in family.parents]
+    if steps is not None and (missing := set(steps) - set(there)):
+        raise InputError(f"no checkpoint of step {min(missing)}; there are {', '.join(map(str, there))}")
+    return [parent for parent in family.parents if steps is None or parent.step in steps]
 
 
 def _compare(run: Run, family: Family, parent: Parent, arguments: Arguments, data: Any) -> xr.Dataset:
@@ -290,12 +306,12 @@ def _compare(run: Run, family: Family, parent: Parent, arguments: Arguments, dat
 
 
 def _settled(family: Family, column: xr.Dataset, arguments: Arguments) -> dict[str, Any]:
-    """Return the distances of the masks, and the steps from which children and masks have settled."""
+    """Return the distances of the masks, and the steps from which the children in ``column`` and masks have settled."""
     steps, rule = np.array([parent.step for parent in family.parents]), StableOptions()
     found: dict[str, Any] = {}
     if "instability_error" in column:
         place = first_settled(column["instability_error"].values, arguments.children.limit)
-        found["stable_step"] = float("nan") if place is None else float(steps[place])
+        found["stable_step"] = float("nan") if place is None else float(column["step"][place])
     birds = [parent.bird for parent in family.parents]
     if birds[0].size:
         for name, distance in (("mask_distance", early_bird.hamming), ("mask_drift", early_bird.relative_hamming)):
