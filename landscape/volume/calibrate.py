@@ -193,6 +193,7 @@ def valid_ranges(result: xr.Dataset) -> list[str]:
         rows = result.isel(case=[i for i, k in enumerate(kinds) if k == kind])
         sure = rows["calibrated_share"].values >= 0.5
         good, low = rows.isel(case=sure), -rows["bias"].values[~sure]
+        worst = float(f"{low.max(initial=0.0):.2g}")
         random = good.isel(case=np.isfinite(good["width_ratio"].values))
         error = float(good["error_per_weight"].max()) if sure.any() else np.nan
         cells = [
@@ -200,7 +201,7 @@ def valid_ranges(result: xr.Dataset) -> list[str]:
             "-" if np.isnan(error) else f"{error:.2g}" if error > 1e-9 else "rounding",
             f"{span(np.round(100 * random['coverage'].values))} %" if random.sizes["case"] else "-",
             f"{float(random['width_ratio'].max()):.1f}" if random.sizes["case"] else "-",
-            f"{len(low)} of {len(sure)}, by up to {low.max():,.2g} nats" if len(low) else "none",
+            f"{len(low)} of {len(sure)}, by up to {worst:,g} nats" if len(low) else "none",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return lines

@@ -89,6 +89,9 @@ def gaussian_mass(rays: Rays, basin: Basin, preconditioner: Preconditioner, prio
     log P = log(n V_n) - (n/2) log(2 pi sd^2) + log |det P| + log mean_j exp(log I_j - n log |v_j|). A basin that
     nothing bounds has log P = 0, up to the sampling error of the directions.
 
+    Calibrated on balls of 6 to 500 parameters about an anchor that lies up to 1.25 prior widths off the prior's centre
+    (95 % error 0.2 nats from 200 directions); a lower bound, 0.4 nats low, at 3.75 widths in 50 dimensions.
+
     References
     ----------
     Scherlis and Belrose (2025), "Estimating the probability of sampling a trained neural network at random". They

@@ -66,7 +66,10 @@ class Preconditioner:
 
 
 def identity() -> Preconditioner:
-    """Return P = I: plain sampling."""
+    """Return P = I: plain sampling.
+
+    Calibrated on balls alone. At condition 100 it is 8 nats low in 50 dimensions, 150 in 500 and 1,800 in 5,000.
+    """
     return Preconditioner("identity", lambda block: block, Trace(0.0))
 
 
@@ -100,6 +103,9 @@ def low_rank(values: np.ndarray, vectors: Tensor, bulk: float, shrinkage: float)
     -----
     det P = prod (lambda_i + s)^(-1/2) (bulk + s)^(-(n - k) / 2) exactly, whether or not the pairs have converged.
     Cost: 4 n k floating-point operations a direction, no products.
+
+    Calibrated with all n pairs (no error on ellipsoids up to 500 parameters and condition 1e4). With a part of them it
+    is a lower bound: 250 nats low with 60 pairs of a trained network's 2,410, 5,500 with 100 of an ellipsoid's 5,000.
     """
     n, k = vectors.shape
     rest = max(bulk, 0.0) + shrinkage
@@ -124,6 +130,8 @@ def low_rank_diagonal(values: np.ndarray, vectors: Tensor, bulk: Tensor, shrinka
     P = B^(-1/2) (I + W Lambda W')^(-1/2) with B = D + s and W = B^(-1/2) U; the second factor comes from a thin QR
     decomposition of W Lambda^(1/2), so det P is exact. Negative eigenvalues and diagonals count as zero.
     Cost: 2 n k^2 operations once, 4 n k a direction, no products.
+
+    A lower bound where the spectrum is spread: 190 nats low with 60 pairs of a trained network's 2,410.
     """
     base = bulk.double().clamp(min=0.0) + shrinkage
     if not bool((base > 0).all()):
@@ -208,6 +216,10 @@ def polynomial(
     -----
     Cost: ``degree`` products a direction, and one for the reference, which exists where all Ritz values plus the
     shrinkage are positive.
+
+    Calibrated on ellipsoids of 5,000 and 50,000 parameters up to condition 1e4 (95 % error below 0.005 nats a weight
+    from 3,000 products) and on the quadratic basin of a trained network of 2,410; the error is that of the
+    log-determinant.
     """
     fitted = fit_inverse_root(probes, degree, shrinkage)
     known = np.maximum(probes.known, 0.0) + shrinkage
