@@ -71,8 +71,6 @@ def evaluate_preconditions(root: str | Path, theory: str) -> xr.Dataset:
     judge = importlib.import_module(module)
     # A theory whose cells have labels of their own reads the run itself.
     own = getattr(judge, "evaluate_run", None)
-    if own is not None and root.is_file():
-        raise InputError(f"the claims of {theory} are judged on the directory of a run, not on {root}")
     asked = {"quantity": "preconditions", "theory": theory, **_inputs(root)}
     judged: xr.Dataset = judge.evaluate(results.open_study(root, quantity)) if own is None else own(root)
     judged.attrs = {

@@ -29,13 +29,7 @@ SHARED = ("loss", "accuracy", "gradient_norm", "num_params", "num_params_total",
 
 def by_quantity(root: str | Path) -> dict[str, xr.Dataset]:
     """Return the results of a run, or of a compact study's file, one Dataset a quantity (see `open_study`)."""
-    root = Path(root)
-    if root.is_file():
-        stored = store.open_result(root)
-        names = [str(name).removeprefix("measured_") for name in stored if str(name).startswith("measured_")]
-    else:
-        names = quantities(root)
-    return {name: open_study(root, name) for name in names}
+    return {name: open_study(root, name) for name in quantities(Path(root))}
 
 
 def folder(root: Path, quantity: str) -> Path:
@@ -44,7 +38,10 @@ def folder(root: Path, quantity: str) -> Path:
 
 
 def quantities(root: Path) -> list[str]:
-    """Return the quantities of which there is a result."""
+    """Return the quantities of which there is a result in a run, or in a compact study's file."""
+    if root.is_file():
+        stored = store.open_result(root)
+        return [str(name).removeprefix("measured_") for name in stored if str(name).startswith("measured_")]
     base = root / "results"
     return [name for name in schemas.SCHEMAS if (base / name).is_dir() and any(_files(base / name))]
 

@@ -53,7 +53,7 @@ def test_means_and_errors_are_over_replicates(run: Run) -> None:
     assert float(table["test_accuracy_se"]) == pytest.approx(values.std(ddof=1) / 2**0.5)
 
 
-def test_a_compact_file_is_compared_like_its_run(run: Run, tmp_path: Path) -> None:
+def test_a_compact_file_is_compared_and_judged_like_its_run(run: Run, tmp_path: Path) -> None:
     wanted = compare.compare([run.root])  # it stores the facts of imp's networks too
     file = tmp_path / "run.nc"
     assert exit_code(main, ["compact", str(run.root), "--quantities", "pruning,imc", "--out", str(file)]) == 0
@@ -62,6 +62,8 @@ def test_a_compact_file_is_compared_like_its_run(run: Run, tmp_path: Path) -> No
     assert set(wanted.data_vars) == set(found.data_vars)
     for name, values in wanted.data_vars.items():
         np.testing.assert_allclose(found[name].values, values.values)
+    judged = [preconditions.describe(preconditions.evaluate_preconditions(root, "imc")) for root in (run.root, file)]
+    assert judged[0] == judged[1]
 
 
 def test_the_command_writes_table_and_figure(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -108,7 +108,15 @@ def evaluate(result: xr.Dataset, options: ClaimOptions | None = None) -> xr.Data
 
 
 def evaluate_run(root: Path) -> xr.Dataset:
-    """Return the verdicts of the joined cells, RUN/gfs.nc, of a run of ``python -m landscape.pruning gfs_sweep``."""
+    """Return the verdicts of the joined cells, RUN/gfs.nc, of a run of ``python -m landscape.pruning gfs_sweep``.
+
+    Raises
+    ------
+    InputError
+        If this is a file, or there are no joined cells.
+    """
+    if root.is_file():
+        raise InputError(f"the claims of gfs are judged on the directory of a run, not on {root}")
     return evaluate(store.open_result(root / "gfs.nc"))
 
 
