@@ -48,9 +48,8 @@ PAPER_FIGURES: dict[str, tuple[Callable[[Arms], Figure], str]] = {
         pruning_figure,
         "F5. Left: test error against the weights kept on a path from input to output: a line a method, dotted and "
         "open for the layer-wise shuffles of its masks, stars where a rule chose the fraction itself; dashed the dense "
-        "network. Middle (and legend of the left): gain in test accuracy over random masks with the same share of "
-        "every layer, paired over replicates; open for the shuffle; hatched no better than random. Right: what the "
-        "steps of IMC (a reconstruction) before its mask allow over what is asked, a marker a replicate; hatched where "
-        "a condition fails.",
+        "network. Middle (and legend of the left): the same at one fraction, open for the shuffle; hatched no better "
+        "than random masks with the same share of every layer. Right: what the steps of IMC (a reconstruction) before "
+        "its mask allow over what is asked, a marker a replicate; hatched where a condition fails.",
     ),
 }

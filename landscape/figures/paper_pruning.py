@@ -28,11 +28,10 @@ def pruning_figure(arms: Arms) -> Figure:
 
     One row an arm. Left: test error (log, so that good networks are told apart; up is better) over the weights kept on
     a path from input to output: a line a method, dotted and open for the layer-wise shuffles of its masks, stars where
-    a rule chose the fraction itself; dashed the dense network. Middle, also the legend: the gain over random masks with
-    the same share of every layer, paired over replicates, at the smallest fraction that most methods were trained at;
-    open for the shuffle. Hatched: no better than random. Right: what the steps before the mask allow over what is
-    asked, a marker a replicate; in the hatched part the condition fails. Error bars are standard errors over
-    replicates.
+    a rule chose the fraction itself; dashed the dense network. Middle, also the legend: test error at the smallest
+    fraction that most methods were trained at, open for the shuffle; hatched no better than random masks with the same
+    share of every layer. Right: what the steps before the mask allow over what is asked, a marker a replicate; in the
+    hatched part the condition fails. Error bars are standard errors over replicates.
 
     Raises
     ------
@@ -47,7 +46,7 @@ def pruning_figure(arms: Arms) -> Figure:
         )
         for row, (name, parts) in zip(axes, drawn.items(), strict=True):
             _plot_accuracy(parts["pruning"], row[0])
-            _plot_gain(parts["pruning"], row[1])
+            _plot_ranking(parts["pruning"], row[1])
             _plot_conditions(parts, row[2])
             row[0].set_title(name, loc="left")
         lacking = [] if all("imp" in _bases(parts["pruning"]) for parts in drawn.values()) else ["imp"]
@@ -145,8 +144,8 @@ def _sparsest(networks: xr.Dataset) -> int | None:
     return int(count["level"].values[count == count.max()].max()) if int(count.max()) > 1 else None
 
 
-def _plot_gain(networks: xr.Dataset, ax: Axes) -> None:
-    """Draw by how much methods and their shuffles are better than random masks at one fraction, a row a method."""
+def _plot_ranking(networks: xr.Dataset, ax: Axes) -> None:
+    """Draw test error of methods and of their shuffles at one fraction, a row a method, the best first."""
     if "forced" in networks:
         networks = networks.where(networks["forced"] != 0)  # a fraction of one's own is no common one
     level = _sparsest(networks)
@@ -154,30 +153,31 @@ def _plot_gain(networks: xr.Dataset, ax: Axes) -> None:
         absent(ax, "random masks beside\nother methods")
         return
     at = networks.sel(level=level)
-    gain = 100 * (at["test_accuracy"] - at["test_accuracy"].sel({"method": NULL}))
-    shown = {m: gain.sel({"method": m}) for m in gain["method"].values.tolist() if gain.sel({"method": m}).count() > 0}
-    best = {base: max(float(v.mean()) for m, v in shown.items() if _base(m) == base) for base in map(_base, shown)}
-    rows = sorted((base for base in best if base != NULL), key=lambda base: -best[base])
+    error = 100 * (1 - at["test_accuracy"])
+    mean = error.mean("replicate")
+    shown = {str(m): float(mean.sel({"method": m})) for m in mean["method"].values if mean.sel({"method": m}).notnull()}
+    best: dict[str, float] = {}
+    for method, value in shown.items():
+        best[_base(method)] = min(value, best.get(_base(method), np.inf))
+    rows = sorted(best, key=lambda base: best[base])
     looks = _bases(networks)
-    for method, values in shown.items():
-        if _base(method) in rows:
-            ax.errorbar(
-                float(values.mean()),
-                rows.index(_base(method)),
-                xerr=float(_standard_error(values)),
-                label=method,
-                linestyle="none",
-                **looks[_base(method)] | ({"markerfacecolor": "white"} if SHUFFLED in method else {}),
-            )
-    low, high = ax.get_xlim()
-    low, high = min(low, -0.5), max(high, 0.5)
-    ax.axvspan(low, 0.0, facecolor="none", edgecolor="0.85", hatch="////", linewidth=0, zorder=0)
-    ax.axvline(0.0, color="0.4", linewidth=0.8, linestyle="--")
-    ax.set_xlim(low, high)
+    for method, value in shown.items():
+        ax.errorbar(
+            value,
+            rows.index(_base(method)),
+            xerr=float(_standard_error(error.sel({"method": method}))),
+            label=method,
+            linestyle="none",
+            **looks[_base(method)] | ({"markerfacecolor": "white"} if SHUFFLED in method else {}),
+        )
+    high = ax.get_xlim()[1]
+    ax.axvspan(shown[NULL], high, facecolor="none", edgecolor="0.85", hatch="////", linewidth=0, zorder=0)
+    ax.axvline(shown[NULL], color="0.4", linewidth=0.8, linestyle="--", zorder=0)
+    ax.set_xlim(None, high)
     ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.set_yticks(range(len(rows)), [row.replace("_", " ") for row in rows], fontsize=6)
     kept = float(at["kept"].sel({"method": NULL}).mean())
-    ax.set_xlabel(f"gain over random (%)\nat {100 * kept:.1f} % kept")
+    ax.set_xlabel(f"test error at {100 * kept:.1f} % kept (%)")
 
 
 def _plot_conditions(parts: Parts, ax: Axes) -> None:
