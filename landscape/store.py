@@ -116,7 +116,7 @@ def write(
     force
         Whether a result of another fingerprint at ``path`` is replaced.
     compress
-        Whether numbers are compressed, without loss (for what is kept in a repository).
+        Whether numbers and words are compressed, without loss (for what is kept in a repository).
 
     Raises
     ------
@@ -137,6 +137,9 @@ def write(
     if compress:
         numbers = [name for name, values in result.variables.items() if values.ndim and values.dtype.kind in "fib"]
         encoding |= {name: {**encoding[name], "zlib": True, "complevel": 9, "shuffle": True} for name in numbers}
+        # Tables of words as characters: strings of variable length are not compressed, and each costs 16 bytes more.
+        words = [name for name, values in result.variables.items() if values.ndim > 1 and values.dtype.kind in "UO"]
+        encoding |= {name: {"dtype": "S1", "zlib": True, "complevel": 9} for name in words}
     content = result.to_netcdf(engine=ENGINE, encoding=encoding)  # in memory: HDF5 crashes where a disk is full
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)

@@ -28,7 +28,7 @@ def test_every_part_resumes_and_writes_below_one_folder(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_dry_run(tmp_path: Path) -> None:
-    data_directory("mnist", "cifar10")
+    data_directory("mnist", "cifar-10-batches-py")
     done = run_make(tmp_path)
     assert done.returncode == 0, done.stderr
     assert "gradients a product" in done.stdout

@@ -69,6 +69,15 @@ def test_round_trip_of_any_numbers(tmp_path_factory: pytest.TempPathFactory, num
     assert bits(opened) == bits(saved)
 
 
+def test_tables_of_words_are_small_and_unchanged(tmp_path: Path) -> None:
+    words = np.full((40, 50), "", dtype="<U12")
+    words[3, 4], words[5, 6] = "schrödinger", "imp"
+    saved = xr.Dataset({"matched_method": (("level", "replicate"), words)}, attrs=result().attrs)
+    path = store.write(saved, tmp_path / "words.nc", "study", compress=True)
+    assert path.stat().st_size < store.write(saved, tmp_path / "plain.nc", "study").stat().st_size - 16 * words.size
+    assert store.open_result(path)["matched_method"].values.tolist() == words.tolist()
+
+
 def test_plain_xarray_opens_it_with_units_and_provenance(tmp_path: Path) -> None:
     store.write(result(batchnorm=None), tmp_path / "a.nc", "spectrum")
     with xr.open_dataset(tmp_path / "a.nc") as opened:
