@@ -73,6 +73,16 @@ def tensors(root: Path) -> dict[str, Tensor]:
     return found
 
 
+def test_the_cone_gap_is_a_cost_of_its_own_rule(tmp_path: Path) -> None:
+    """Three products of the splitting and three Krylov steps, at the base point and at points along two directions."""
+    choices = {name: PRESETS[name] for name in ("imc_reconstructed", "theory")}
+    imc.run(tmp_path / "run", SETTINGS, Wanted(choices))
+    found = results.open_study(tmp_path / "run", "imc").isel(replicate=0)
+    plain, cone = (float(found["num_products"].sel({"method": name})) for name in choices)
+    num_points = 1 + 2 * found.sizes["shell"]
+    assert cone - plain == num_points * (BASE.fast + BASE.depth)
+
+
 @pytest.mark.parametrize("method", ["theory_forced", *RIVALS])
 def test_counts_are_exact(run: Run, method: str) -> None:
     assert criteria.num_kept(mask_of(run, method, 4)) == criteria.counts(SIZE, 0.2, 4)[4]
