@@ -215,8 +215,9 @@ def test_errors_are_over_replicates() -> None:
 def test_networks_without_a_path_and_without_imp_are_named() -> None:
     study = networks()
     study["kept_effective"].loc[{"method": "snip", "level": 2}] = 0.0
+    study["test_accuracy"].loc[{"method": "snip", "level": 1, "replicate": 1}] = np.nan
     figure = figures.pruning_figure({"": {"pruning": study.isel(method=slice(1, None))}})
-    assert figure.get_suptitle().endswith("not measured: imp")
+    assert figure.get_suptitle().endswith("not measured: imp, some replicates (no bar where there is one)")
     error, _, failing = panels(figure)
     assert "no path left: snip" in [text.get_text() for text in error.texts]
     assert failing.texts[0].get_text() == "not measured:\nconditions of IMC"

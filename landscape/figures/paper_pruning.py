@@ -50,6 +50,7 @@ def pruning_figure(arms: Arms) -> Figure:
             _plot_conditions(parts, row[2])
             row[0].set_title(name, loc="left")
         lacking = [] if all("imp" in _bases(parts["pruning"]) for parts in drawn.values()) else ["imp"]
+        lacking += [] if all(map(_complete, drawn.values())) else ["some replicates (no bar where there is one)"]
         what = f"Pruned networks{_trained_on(drawn)} and the conditions of IMC"
         figure.suptitle(title(what, drawn, arms, "pruning", lacking), fontsize=8)
     return figure
@@ -65,6 +66,12 @@ def _trained_on(arms: Arms) -> str:
             examples = "all" if number is None else f"{number:,}"
             said[f"{training['model']} on {examples} examples of {training['data']}"] = None
     return f" ({' / '.join(said)})" if said else ""
+
+
+def _complete(parts: Parts) -> bool:
+    """Return whether every network was trained in all replicates."""
+    count = parts["pruning"]["test_accuracy"].count("replicate")
+    return bool(count.isin([0, parts["pruning"].sizes["replicate"]]).all())
 
 
 def _base(method: str) -> str:
