@@ -5,14 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from helpers import ROOT, assert_close
 
 from landscape import cli, figures, schemas, store
 from landscape.journal import Journal
 from landscape.tasks import Task
 from landscape.volume import bodies, calibrate
 from landscape.volume.benchmark import Case, Draw
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def planted(spread: float, width: float, size: int = 10, name: str = "planted") -> Case:
@@ -57,6 +56,43 @@ def test_the_ranges_are_the_worst_of_the_calibrated_cases() -> None:
     low, high = sorted(round(100 * float(row["coverage"])) for row in rows[:2])
     assert first == f"| `planted` | balls | 10-500 | 1 | {worst:.2g} | {low}-{high} % | 1.0 | none |"
     assert second == "| `planted` | trained network | - | - | - | - | - | 1 of 1, by up to 7 nats |"
+
+
+@pytest.fixture(scope="module")
+def reference() -> xr.Dataset:
+    return store.open_result(ROOT / "data" / "reference" / "volume_calibration.nc").load()
+
+
+def test_the_readme_states_the_ranges_that_were_measured(reference: xr.Dataset) -> None:
+    stated = (ROOT / "README.md").read_text().splitlines()
+    assert [line for line in calibrate.valid_ranges(reference) if line not in stated] == []
+
+
+def test_the_reference_reaches_what_is_promised(reference: xr.Dataset) -> None:
+    """0.005 nats a weight from 3,000 products up to 5,000 dimensions, intervals that cover, few passes."""
+    chosen = (reference["body"] == "ellipsoid") & reference["estimator"].isin(["exact", "polynomial"])
+    near = reference.isel(case=(chosen & (reference["dimension_of_body"] <= 5000)).values)
+    assert near.sizes["case"] == 12
+    assert (near["error_per_weight"] <= 0.005).all()
+    assert (near["products"] <= 3000).all()
+    assert (near["calibrated_share"] == 1).all()
+    random = reference.isel(case=((reference["calibrated_share"] >= 0.5) & reference["width_ratio"].notnull()).values)
+    assert (random["width_ratio"] <= 2).all()
+    repeated = random.isel(case=(random["repetitions"] >= 200).values)
+    assert repeated.sizes["case"] >= 10
+    assert ((repeated["coverage"] >= 0.90) & (repeated["coverage"] <= 0.99)).all()
+    timed = reference.isel(case=reference["passes"].notnull().values)
+    assert (timed["passes"] <= 8).all()
+    assert (timed["passes"] < timed["bisection_passes"]).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("only", ["gaussian_mass: ball at 1", "occam: linear regression"])
+def test_the_reference_is_what_the_code_gives(reference: xr.Dataset, only: str) -> None:
+    for name in calibrate.chosen_cases(only):
+        row, stored = calibrate.measure(name, only, 200), reference.sel(case=name)
+        for key in ("truth", "bias", "spread", "coverage", "products"):
+            assert_close(float(row[key]), float(stored[key]), rtol=1e-6, atol=1e-6)
 
 
 def test_an_interrupted_calibration_goes_on(tmp_path: Path) -> None:
