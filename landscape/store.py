@@ -101,6 +101,9 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+SMALL = 4096
+
+
 def write(
     dataset: xr.Dataset, path: str | os.PathLike[str], schema: str, force: bool = False, compress: bool = False
 ) -> Path:
@@ -135,8 +138,10 @@ def write(
     result.attrs = {name: value for name, value in attrs.items() if value is not None}
     encoding: dict[Any, dict[str, Any]] = {name: {"_FillValue": None} for name in result.variables}
     if compress:
-        numbers = [name for name, values in result.variables.items() if values.ndim and values.dtype.kind in "fib"]
-        encoding |= {name: {**encoding[name], "zlib": True, "complevel": 9, "shuffle": True} for name in numbers}
+        # One chunk a variable, and none for small ones: a tree of chunks costs about 3 kB.
+        for name, values in result.variables.items():
+            if values.dtype.kind in "fib" and values.nbytes > SMALL:
+                encoding[name] |= {"zlib": True, "complevel": 9, "shuffle": True, "chunksizes": values.shape}
         # Tables of words as characters: strings of variable length are not compressed, and each costs 16 bytes more.
         words = [name for name, values in result.variables.items() if values.ndim > 1 and values.dtype.kind in "UO"]
         encoding |= {name: {"dtype": "S1", "zlib": True, "complevel": 9} for name in words}
