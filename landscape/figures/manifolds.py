@@ -67,7 +67,7 @@ def plot_cone_gap(result: xr.Dataset, ax: Axes) -> Axes:
     ax.set_xlabel("fast directions $n - N$")
     ax.set_ylabel("smallest sampled value")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.legend(loc="upper right")
+    ax.legend(loc="center right")
     return ax
 
 
