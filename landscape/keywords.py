@@ -28,6 +28,7 @@ class Keywords:
 
     def take(self, cls: type[Options], **more: Any) -> Options:
         """Return a dataclass with those of its fields that were given, and ``more`` of them unless they were."""
+        # The type variable cannot say that these classes are dataclasses.
         names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
         return cls(**{**more, **{name: self.rest.pop(name) for name in names if name in self.rest}})
 

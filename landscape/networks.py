@@ -43,6 +43,7 @@ def second_order_kernels(model: nn.Module) -> Iterator[None]:
             stack.enter_context(torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH))
             stack.enter_context(_PlainNorms())
             if recurrent:
+                # A property of the module's class, which its annotation hides.
                 torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
                 stack.enter_context(torch.backends.cudnn.flags(enabled=False))
             yield
@@ -125,6 +126,7 @@ def batchnorms(model: nn.Module, policy: str) -> dict[str, nn.Module]:
 
 def use_batch_statistics(norms: dict[str, nn.Module]) -> None:
     """Make BatchNorm layers normalise by the batch at hand and store nothing."""
+    # Here and below: BatchNorm and its relatives share these attributes, but no public type that has them.
     for norm in norms.values():
         norm.train()
         norm.track_running_stats = False  # type: ignore[assignment]

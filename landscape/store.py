@@ -30,6 +30,7 @@ from landscape import schemas
 from landscape.errors import InputError
 
 ENGINE: Final = "h5netcdf"
+SMALL = 4096  # bytes, below which a variable is not compressed
 TORCH_CANNOT_WRITE = ("PytorchStreamWriter", "inline_container", "iostream error")  # it raises a RuntimeError
 LIBRARIES = ("numpy", "scipy", "xarray", "h5netcdf", "h5py", "torch", "pyhessian")
 
@@ -99,9 +100,6 @@ def _flush(path: Path) -> None:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-SMALL = 4096
 
 
 def write(

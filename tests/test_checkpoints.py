@@ -368,6 +368,7 @@ def test_saving_is_whole_or_not_at_all(tmp_path: Path) -> None:
     save(tmp_path / "own.pt", OWN)
     before = (tmp_path / "own.pt").read_bytes()
     with pytest.raises(AttributeError):
+        # The wrong type is the point of the test.
         save(tmp_path / "own.pt", replace(OWN, state_dict={"w": "no tensor"}))  # type: ignore[dict-item]
     assert (tmp_path / "own.pt").read_bytes() == before
     assert os.listdir(tmp_path) == ["own.pt"]

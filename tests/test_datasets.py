@@ -120,6 +120,7 @@ def test_npz_files(arrays: Path) -> None:
 def test_the_hash_knows_values_order_and_normalisation(tmp_path: Path) -> None:
     def digest(x: np.ndarray, **settings: object) -> str:
         np.savez(tmp_path / "a.npz", x=x, y=Y)
+        # Settings of several types go by name through one mapping.
         return load(str(tmp_path / "a.npz"), **settings).sha256  # type: ignore[arg-type]
 
     changed = X.copy()

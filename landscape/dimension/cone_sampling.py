@@ -99,7 +99,8 @@ class ConeSampler:
     def failure_radius(self, u: Tensor, tolerance: float) -> tuple[float, int]:
         """Return the smallest radius along ``u (n,)`` at which no cone gap is left, and the cost.
 
-        Infinity if there is one at ``u`` itself. Cost: about log2 (1 / tolerance) points.
+        Infinity if there is one at ``u`` itself. Cost: about log2 (1 / (tolerance s)) points where none is left at s of
+        the way, at most 25.
         """
         done: dict[Any, Any] = self.journal.load("cone_ray") or {}
 

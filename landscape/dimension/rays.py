@@ -64,7 +64,8 @@ class Ray:
 
         Notes
         -----
-        Cost: about log2 (1 / tolerance) differences, fewer for a second condition. Error: the condition does fail at
+        Cost: about log2 (1 / (tolerance s)) differences where the condition fails at s of the way, at most 25, fewer
+        for a second condition. Error: the condition does fail at
         the radius returned, so the radius up to which it holds is at most this; along other rays it may fail earlier.
         """
         return self.radius * smallest_failure(lambda scale: fails(self.at(scale)), tolerance)

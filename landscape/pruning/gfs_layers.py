@@ -40,6 +40,7 @@ def patches_of(features: Tensor, consumer: nn.Module, num_channels: int) -> tupl
         patches = columns.transpose(1, 2).reshape(-1, num_channels, columns.shape[1] // num_channels)
     else:
         patches = features.reshape(len(features), num_channels, -1)
+    # A linear layer or a convolution; a module's attributes are typed as tensor or module.
     weight = consumer.weight.detach().flatten(1)  # type: ignore[operator]
     return patches, weight.T.reshape(num_channels, patches.shape[2], -1)
 
