@@ -71,7 +71,7 @@ def evaluate_preconditions(root: str | Path, theory: str) -> xr.Dataset:
     judge = importlib.import_module(module)
     # A theory whose cells have labels of their own reads the run itself.
     own = getattr(judge, "evaluate_run", None)
-    asked = {"quantity": "preconditions", "theory": theory, **_inputs(root)}
+    asked = {"quantity": "preconditions", "theory": theory, **inputs(root)}
     judged: xr.Dataset = judge.evaluate(results.open_study(root, quantity)) if own is None else own(root)
     judged.attrs = {
         "theory": theory,
@@ -82,8 +82,8 @@ def evaluate_preconditions(root: str | Path, theory: str) -> xr.Dataset:
     return judged
 
 
-def _inputs(root: Path) -> dict[str, Any]:
-    """Return what names the results that are judged."""
+def inputs(root: Path) -> dict[str, Any]:
+    """Return what names the results of a run, or of a compact study's file, that a table is made of."""
     if root.is_file():
         return {"run": store.open_result(root).attrs["fingerprint"], "results": store.file_sha256(root)}
     used = {q: sorted(results.stamps(results.folder(root, q))) for q in results.quantities(root)}
@@ -92,8 +92,7 @@ def _inputs(root: Path) -> dict[str, Any]:
 
 def path_of(root: Path, theory: str) -> Path:
     """Return where the table of a theory lies: among a run's results, or beside a compact study."""
-    name = f"preconditions_{theory}.nc"
-    return root.with_suffix(f".{name}") if root.is_file() else root / "results" / name
+    return results.derived_path(root, f"preconditions_{theory}")
 
 
 def rows(judged: xr.Dataset) -> Iterator[dict[str, Any]]:

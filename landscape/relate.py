@@ -23,7 +23,7 @@ import numpy as np
 import xarray as xr
 
 from landscape import seeds
-from landscape.decisions import FAILS, HOLDS, NOT_RESOLVED
+from landscape.decisions import FAILS, HOLDS, NOT_RESOLVED, holm_widths
 from landscape.errors import InputError
 
 LEAST_NETWORKS = 8
@@ -145,8 +145,8 @@ def relate(study: xr.Dataset, options: RelateOptions | None = None) -> xr.Datase
     -------
     Over ``scalar`` and ``level``: ``tau_error``, ``tau_loss``, ``tau_partial`` with ``_se``, ``_lo``, ``_hi``,
     ``p_value``, ``num_networks``; over ``scalar``: ``verdict`` on "predicts test error beyond the train loss" with the
-    mean ``effect`` over the levels and its ``noise``. It holds if |effect| > 2 noise, and fails if |effect| + 2 noise
-    < 0.2.
+    mean ``effect`` over the levels and its ``noise``. It holds if |effect| > 2 noise after Holm's correction over the
+    scalars (dozens are tried), and fails if |effect| + 2 noise < 0.2.
     """
     options = options or RelateOptions()
     if "point_error" not in study or "point_loss" not in study:
@@ -178,7 +178,10 @@ def _verdicts(result: xr.Dataset) -> Mapping[str, tuple[str, np.ndarray]]:
     effect = result["tau_partial"].mean("level").values
     count = np.maximum(known.sum("level").values, 1)
     noise = np.sqrt((result["tau_partial_se"].where(known) ** 2).sum("level").values) / count
-    holds, fails = np.abs(effect) > 2 * noise, np.abs(effect) + 2 * noise < SMALL
+    with np.errstate(divide="ignore", invalid="ignore"):
+        margins = np.nan_to_num(np.abs(effect) / noise, nan=-np.inf, posinf=np.inf)
+    holds = np.isfinite(holm_widths(margins.tolist()))
+    fails = np.abs(effect) + 2 * noise < SMALL
     words = np.where(holds & ~fails, HOLDS, np.where(fails, FAILS, NOT_RESOLVED))
     return {"effect": ("scalar", effect), "noise": ("scalar", noise), "verdict": ("scalar", words)}
 

@@ -37,6 +37,11 @@ def folder(root: Path, quantity: str) -> Path:
     return root / "results" / quantity
 
 
+def derived_path(root: Path, name: str) -> Path:
+    """Return where a table made of all results lies: among a run's results, or beside a compact study's file."""
+    return root.with_suffix(f".{name}.nc") if root.is_file() else root / "results" / f"{name}.nc"
+
+
 def quantities(root: Path) -> list[str]:
     """Return the quantities of which there is a result in a run, or in a compact study's file."""
     if root.is_file():

@@ -78,6 +78,18 @@ def test_no_predictor_fails_or_stays_open() -> None:
     assert "fails" in words
 
 
+def test_among_many_scalars_chance_finds_no_predictor() -> None:
+    found = 0
+    for seed in range(10):
+        study = planted(seed, 0.0).drop_vars("trace")
+        rng = np.random.default_rng(1000 + seed)
+        cell = ("method", "level", "replicate")
+        many = {f"noise_{i}": (cell, rng.standard_normal((8, 4, 3))) for i in range(40)}
+        words = relate.relate(study.assign(many), RelateOptions(permutations=0, resamples=100))["verdict"].to_series()
+        found += (words[[name for name in words.index if name.startswith("noise")]] == "holds").any()
+    assert found <= 2  # without Holm's correction nearly every study of 41 scalars has one
+
+
 def test_p_values_are_uniform_without_a_relation() -> None:
     values = []
     for seed in range(200):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from landscape import cli, datasets, figures, results, runs, store
+from landscape import cli, datasets, figures, preconditions, results, runs, store
 from landscape.checkpoints import ProblemOptions
 from landscape.cli import option
 from landscape.connectivity import PathOptions
@@ -140,9 +140,9 @@ def status_main(argv: Sequence[str]) -> int:
 class RelateArguments:
     """Relations."""
 
-    run: Path = option(flag="RUN", help="directory of a run")
+    run: Path = option(flag="RUN", help="directory of a run, or a file of study compact")
     options: RelateOptions = field(default_factory=RelateOptions)
-    out: Path | None = option(None, help="table (default: RUN/results/relate.nc)", metavar="FILE")
+    out: Path | None = option(None, help="table (default: RUN/results/relate.nc or FILE.relate.nc)", metavar="FILE")
     quiet: bool = option(False, help="print nothing but the path of the table")
 
 
@@ -151,12 +151,10 @@ def relate_main(argv: Sequence[str]) -> int:
     description = "Does any measured number predict test error beyond the train loss?"
     parser = cli.Parser("study relate", description, "python -m landscape.study relate data/runs/lenet")
     arguments, _ = cli.parse_arguments(parser, RelateArguments, argv)
-    run = runs.read(arguments.run)
-    asked = {"quantity": "relate", "run": run.fingerprint, "options": arguments.options}
-    asked |= {"results": {q: results.stamps(results.folder(run.root, q)) for q in results.quantities(run.root)}}
-    table = relate(results.open_study(run.root), arguments.options)
+    asked = {"quantity": "relate", "options": arguments.options, **preconditions.inputs(arguments.run)}
+    table = relate(results.open_study(arguments.run), arguments.options)
     table.attrs = {"fingerprint": store.fingerprint(asked), "options": store.as_json(asked["options"])}
-    out = arguments.out or run.root / "results" / "relate.nc"
+    out = arguments.out or results.derived_path(arguments.run, "relate")
     store.write(table, out, "relate", force=True)
     cli.show(describe_relations(table), arguments.quiet)
     cli.show_paths(out)

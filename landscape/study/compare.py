@@ -96,8 +96,7 @@ def write(roots: Sequence[Path], out: Path | None = None) -> tuple[xr.Dataset, P
     names = table["directory"].values.tolist()
     asked = {"quantity": "comparison", "runs": [_identity(root) for root in roots]}
     table.attrs = {"fingerprint": store.fingerprint(asked), "options": store.as_json({"runs": names})}
-    beside = roots[0].with_suffix(".comparison.nc") if roots[0].is_file() else roots[0] / "results" / "comparison.nc"
-    file = out or beside
+    file = out or results.derived_path(roots[0], "comparison")
     return table, store.write(table, file, "comparison", force=True)
 
 
