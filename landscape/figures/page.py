@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from landscape.errors import InputError
 from landscape.store import atomic_path
@@ -68,6 +69,16 @@ def grid_of(result: xr.Dataset, panels: Sequence[Panel], columns: int = 2, heigh
             plt.close(figure)  # pyplot keeps what nobody can close any more
             raise
     return figure
+
+
+def log_axes(ax: Axes) -> None:
+    """Make both axes logarithmic, falling to the right and upwards, with plain numbers: error over weights kept."""
+    for axis, scale in ((ax.xaxis, ax.set_xscale), (ax.yaxis, ax.set_yscale)):
+        scale("log")
+        axis.set_inverted(True)
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0, 7.0)))
+        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.set_minor_formatter(NullFormatter())
 
 
 def check_format(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -11,14 +12,15 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from landscape.figures.page import style
+from landscape.figures.page import log_axes, style
 from landscape.figures.paper import Arms, Parts, absent, need, pick, title
 
 SHUFFLED, FORCED, NULL = "_shuffled", "_forced", "random_layerwise"
 # Shapes with an inside, so that full and open ones are told apart.
 MARKERS = "osD^v<>hp"
+# What errs this many times as much as random masks do at worst leaves the axis, and is named.
+WORST = 1.5
 # Inches: a row of the middle panel holds one method.
 ROW, LEAST = 0.17, 2.6
 
@@ -126,16 +128,23 @@ def _plot_accuracy(networks: xr.Dataset, ax: Axes) -> None:
     for group in stars.values():
         x, y = max(x for _, x, _ in group), max(y for *_, y in group)
         ax.annotate(_lines(m for m, *_ in group), (x, y), (5, -4), textcoords="offset points", va="top", fontsize=5)
-    if cut:
-        ax.text(0.02, 0.02, f"no path left: {_lines(cut)}", fontsize=5, transform=ax.transAxes)
-    for axis, scale in ((ax.xaxis, ax.set_xscale), (ax.yaxis, ax.set_yscale)):
-        scale("log")
-        axis.set_inverted(True)
-        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0, 7.0)))
-        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axis.set_minor_formatter(NullFormatter())
+    notes = [f"no path left: {_lines(cut)}"] if cut else []
+    log_axes(ax)
+    if NULL in networks["method"].values:
+        worst = 100 * (1 - networks["test_accuracy"].mean("replicate"))
+        floor = WORST * float(worst.sel({"method": NULL}).max())
+        errs = {m: float(worst.sel({"method": m}).max()) for m, *_ in _pruned(networks) if m not in cut}
+        beyond = [method for method, error in errs.items() if error > floor]
+        if beyond:
+            ax.set_ylim(bottom=floor)
+            notes.append(f"somewhere above {floor:.0f} %: {_lines(beyond)}")
+    ax.text(0.02, 0.02, "\n".join(notes), fontsize=5, transform=ax.transAxes)
     ax.set_xlabel("weights kept, on a path (%)")
     ax.set_ylabel("test error (%)")
+
+
+def _wrapped(method: str, width: int) -> str:
+    return textwrap.fill(method.replace("_", " "), width)
 
 
 def _lines(methods: Iterable[str]) -> str:
@@ -182,7 +191,7 @@ def _plot_ranking(networks: xr.Dataset, ax: Axes) -> None:
     ax.axvline(shown[NULL], color="0.4", linewidth=0.8, linestyle="--", zorder=0)
     ax.set_xlim(None, high)
     ax.set_ylim(len(rows) - 0.5, -0.5)
-    ax.set_yticks(range(len(rows)), [row.replace("_", " ") for row in rows], fontsize=6)
+    ax.set_yticks(range(len(rows)), [_wrapped(row, 20) for row in rows], fontsize=6)
     kept = float(at["kept"].sel({"method": NULL}).mean())
     ax.set_xlabel(f"test error at {100 * kept:.1f} % kept (%)")
 
@@ -212,7 +221,7 @@ def _plot_conditions(parts: Parts, ax: Axes) -> None:
     ax.axvline(1.0, color="0.4", linewidth=0.8, linestyle="--")
     ax.set_xlim(low, max(2.0, ax.get_xlim()[1]))
     ax.set_ylim(len(places) - 0.5, -0.5)
-    ax.set_yticks(range(len(places)), [name.replace("_", "\n", 1) for name in places], fontsize=6)
+    ax.set_yticks(range(len(places)), [_wrapped(name, 14) for name in places], fontsize=6)
     ax.set_xlabel("condition; it fails below 1")
     ax.legend(fontsize=6, loc="lower center", bbox_to_anchor=(0.5, 1.0), handletextpad=0.2)
 

@@ -7,25 +7,32 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from landscape.figures.page import Panel, panels_of
+from landscape.figures.page import Panel, grid_of, log_axes, panels_of, style
 
 MARKERS = "os^Dv<>ph*"
+# Percent: networks with fewer weights are named, not drawn; one of a few weights would take most of the axis.
+LEAST_KEPT = 0.1
+# Inches.
+LEGEND_ROW = 0.11
 # Shuffles and random masks are the null that the others stand against.
 NULL = ("_shuffled",)
 
 
 def _accuracy(table: xr.Dataset, ax: Axes, over: str, label: str) -> Axes:
-    """Draw the accuracy over a fraction of weights, a line a method; nulls are grey, error bars are over replicates."""
+    """Draw test error over a fraction of weights, a line a method; nulls are grey, error bars are over replicates."""
     quantity = "test_accuracy" if "test_accuracy" in table else "train_accuracy"
     shown = [m for m in table["method"].values.tolist() if not m.endswith(NULL) and not m.startswith("random")]
+    outside: list[str] = []
     for directory in table["directory"].values:
         for method in table["method"].values.tolist():
             rows = table.sel({"directory": directory, "method": method}).sortby(over)
-            x, y = rows[over].values, rows[quantity].values
-            known = np.isfinite(x) & np.isfinite(y) & (x > 0)
-            if method == "imp" and known.sum() == 1:
-                continue  # the dense network alone, which is the dashed line
-            error = rows[f"{quantity}_se"].values if f"{quantity}_se" in rows else np.full(len(y), np.nan)
+            x, y = 100 * rows[over].values, 100 * (1 - rows[quantity].values)
+            known = np.isfinite(x) & np.isfinite(y)
+            outside += [method] if (x[known] < LEAST_KEPT).any() else []
+            known &= x >= LEAST_KEPT
+            if not known.any() or (method == "imp" and known.sum() == 1):
+                continue  # nothing to draw, or the dense network alone, which is the dashed line
+            error = 100 * rows[f"{quantity}_se"].values if f"{quantity}_se" in rows else np.full(len(y), np.nan)
             number = shown.index(method) if method in shown else -1
             color, marker = (f"C{number % 8}", MARKERS[number % len(MARKERS)]) if number >= 0 else ("0.7", ".")
             ax.errorbar(
@@ -40,35 +47,44 @@ def _accuracy(table: xr.Dataset, ax: Axes, over: str, label: str) -> Axes:
                 label=None if method.endswith(NULL) else method,
             )
     if {"imp"} <= set(table["method"].values.tolist()) and 0 in table["level"].values:
-        dense = float(table[quantity].sel({"method": "imp", "level": 0}).mean())
-        ax.axhline(dense, color="0.5", linewidth=0.8, linestyle="--")
-    ax.set_xscale("log")
+        dense = 1 - float(table[quantity].sel({"method": "imp", "level": 0}).mean())
+        ax.axhline(100 * dense, color="0.5", linewidth=0.8, linestyle="--")
+    if outside:
+        ax.text(0.02, 0.02, f"below {LEAST_KEPT:g} %: {', '.join(outside)}", fontsize=5, transform=ax.transAxes)
+    log_axes(ax)
     ax.set_xlabel(label)
-    ax.set_ylabel(f"{quantity.split('_')[0]} accuracy")
+    ax.set_ylabel(f"{quantity.split('_')[0]} error (%)")
     return ax
 
 
 def plot_accuracy(table: xr.Dataset, ax: Axes) -> Axes:
-    """Draw test accuracy over the fraction of weights kept; the dashed line is the dense network."""
-    return _accuracy(table, ax, "kept", "fraction of weights kept")
+    """Draw test error (log; up is better) over the weights kept; the dashed line is the dense network."""
+    return _accuracy(table, ax, "kept", "weights kept (%)")
 
 
 def plot_accuracy_effective(table: xr.Dataset, ax: Axes) -> Axes:
-    """Draw test accuracy over the fraction of weights that are kept and on a path from input to output."""
-    _accuracy(table, ax, "kept_effective", "kept and on a path")
-    if ax.get_legend_handles_labels()[1]:
-        ax.legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
-    return ax
+    """Draw test error (log; up is better) over the weights that are kept and on a path from input to output."""
+    return _accuracy(table, ax, "kept_effective", "weights kept, on a path (%)")
 
 
 def comparison_figure(table: xr.Dataset) -> Figure:
-    """Return the figure of a comparison; layer-wise shuffles and random masks are dotted and grey."""
+    """Return the figure of a comparison; layer-wise shuffles and random masks are dotted and grey.
+
+    The legend stands below the panels, in as many rows as the methods need.
+    """
     panels: list[Panel] = [plot_accuracy]
     panels += [plot_accuracy_effective] if "kept_effective" in table else []
     most = int(np.nanmax(table["num_replicates"].values))
-    return panels_of(
-        table, panels, f"pruned networks, at most {most} replicate{'s, bars: standard error' if most > 1 else ''}"
-    )
+    with style():
+        figure = grid_of(table, panels, height=2.6)
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        columns = 4 if len(panels) > 1 else 2
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=5)
+        width, height = figure.get_size_inches()
+        figure.set_size_inches(width, height + LEGEND_ROW * -(-len(labels) // columns))
+        bars = "s, bars: standard error" if most > 1 else ""
+        figure.suptitle(f"pruned networks, at most {most} replicate{bars}", fontsize=8)
+    return figure
 
 
 def plot_spectrum_and_constant(result: xr.Dataset, ax: Axes) -> Axes:
