@@ -65,14 +65,19 @@ def stamps(where: Path) -> dict[str, str]:
     return found
 
 
-def options(root: Path, quantity: str) -> list[dict[str, Any]]:
-    """Return the different options under which a quantity was measured, with the number of results of each.
+def used(root: Path, quantity: str, **where: Any) -> list[str]:
+    """Return the fingerprints of the results that `open_study` takes."""
+    return sorted(_matching(index(root, quantity), where, quantity)["fingerprint"].values.tolist())
 
-    What names a single result (its cell, point, control) is left out. Cost: every file is opened.
+
+def options(root: Path, quantity: str, fingerprints: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the different options under which some results of a quantity were measured, with the number of each.
+
+    What names a single result (its cell, point, control) is left out. Cost: a file a result is opened.
     """
     found: dict[str, dict[str, Any]] = {}
-    for file in _files(folder(root, quantity)):
-        asked = json.loads(store.open_result(file).attrs["options"])
+    for name in fingerprints:
+        asked = json.loads(store.open_result(folder(root, quantity) / f"{name}.nc").attrs["options"])
         asked = {name: value for name, value in asked.items() if isinstance(value, dict) or name == "threads"}
         entry = found.setdefault(store.as_json(asked), {**asked, "num_results": 0})
         entry["num_results"] += 1
@@ -165,9 +170,11 @@ def open_study(root: str | Path, quantity: str | Sequence[str] | None = None, **
 
     Returns
     -------
-    Missing cells are NaN (text: empty); ``measured_QUANTITY`` says which are not. Where several results fit one cell,
-    that on the most examples is taken, and of these the one with the most variables. With several quantities, a
-    variable that an earlier one in ``PLAIN`` also has is called ``QUANTITY_name``.
+    Missing cells are NaN (text: empty); ``measured_QUANTITY`` says which are not. A quantity (of one curvature) has
+    one number of examples, as numbers over different samples must not be compared: that of the most cells, and of
+    these the largest. The attribute ``left_out`` counts the results on other numbers, which ``where`` chooses. Where
+    several results fit one cell, that with the most variables is taken. With several quantities, a variable that an
+    earlier one in ``PLAIN`` also has is called ``QUANTITY_name``.
 
     Notes
     -----
@@ -195,6 +202,8 @@ def open_study(root: str | Path, quantity: str | Sequence[str] | None = None, **
     text = {name: values for name, values in study.data_vars.items() if values.dtype.kind in "OUT"}
     study = study.assign({name: values.where(values.notnull(), "").astype(str) for name, values in text.items()})
     study.attrs = {"run": str(root)}
+    left = {name: table.attrs["left_out"] for name, table in tables.items() if table.attrs["left_out"]}
+    study.attrs |= {"left_out": store.as_json(left)} if left else {}
     return schemas.describe(study, "study")
 
 
@@ -276,19 +285,46 @@ def _matching(rows: xr.Dataset, where: dict[str, Any], quantity: str) -> xr.Data
     rows = rows.isel(result=keep)
     if not rows.sizes["result"]:
         raise InputError(f"no result of {quantity} has {where}")
+    rows, left = _one_sample(rows)
     size = sum(rows[v].notnull().any([d for d in rows[v].dims if d != "result"]).astype(int) for v in rows.data_vars)
-    examples = rows["num_examples"].values if "num_examples" in rows else np.zeros(rows.sizes["result"])
     best: dict[tuple[Any, ...], int] = {}
-    order = np.lexsort((rows["fingerprint"].values.astype(str), np.asarray(size), examples))
-    for position in order.tolist():
-        best[tuple(rows[label].values[position].item() for label in LABELS)] = position
-    return rows.isel(result=sorted(best.values()))
+    for position in np.lexsort((rows["fingerprint"].values.astype(str), np.asarray(size))).tolist():
+        best[_cell(rows, position)] = position
+    return rows.isel(result=sorted(best.values())).assign_attrs(left_out=left)
+
+
+def _cell(rows: xr.Dataset, position: int) -> tuple[Any, ...]:
+    return tuple(rows[label].values[position].item() for label in LABELS)
+
+
+def _one_sample(rows: xr.Dataset) -> tuple[xr.Dataset, dict[str, dict[int, int]]]:
+    """Return the rows whose number of examples is that of the most cells of their curvature, and a count of the others.
+
+    Curvature on n examples depends on n (its rank is at most n (C - 1)), so a trend or a pair over mixed samples is one
+    of the samples.
+    """
+    if "num_examples" not in rows or rows["num_examples"].dims != ("result",):
+        return rows, {}
+    examples, curvatures = rows["num_examples"].values, rows["curvature"].values.astype(str)
+    keep = np.isnan(examples.astype(float))
+    left: dict[str, dict[int, int]] = {}
+    for curvature in np.unique(curvatures):
+        own = (curvatures == curvature) & ~keep
+        sizes = np.unique(examples[own]).tolist()
+        at = {n: np.flatnonzero(own & (examples == n)).tolist() for n in sizes}
+        covered = {n: len({_cell(rows, position) for position in at[n]}) for n in sizes}
+        chosen = max(sizes, key=lambda n: (covered[n], n), default=None)
+        keep |= own & (examples == chosen)
+        others = {int(n): len(at[n]) for n in sizes if n != chosen}
+        left |= {str(curvature) or "all": others} if others else {}
+    return rows.isel(result=keep), left
 
 
 def _unstacked(rows: xr.Dataset, quantity: str) -> xr.Dataset:
     """Turn the dim ``result`` into the labels that the quantity has."""
     present = [label for label in LABELS if any(value not in ("", -1) for value in rows[label].values.tolist())]
+    left = rows.attrs["left_out"]
     rows = rows.drop_vars([*(label for label in LABELS if label not in present), "stamp", "fingerprint"])
     rows = rows.rename({"seconds": f"{quantity}_seconds"})
     rows[f"measured_{quantity}"] = ("result", np.ones(rows.sizes["result"]))
-    return rows.set_index(result=present).unstack("result")
+    return rows.set_index(result=present).unstack("result").assign_attrs(left_out=left)

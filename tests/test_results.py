@@ -79,6 +79,20 @@ def test_of_several_results_the_one_on_most_examples_is_taken_unless_chosen(tmp_
         results.open_study(tmp_path, magic=1)
 
 
+def test_a_study_never_mixes_numbers_of_examples(tmp_path: Path) -> None:
+    for level in range(3):
+        write(tmp_path, level=level, value=1.0, num_examples=100)
+    write(tmp_path, level=1, value=5.0, num_examples=800)  # more examples, but of one level only
+    study = results.open_study(tmp_path)
+    np.testing.assert_array_equal(study["num_examples"].values.ravel(), [100, 100, 100])
+    assert json.loads(study.attrs["left_out"]) == {"spectrum": {"hessian": {"800": 1}}}
+    for level in (0, 2):
+        write(tmp_path, level=level, value=5.0, num_examples=800)
+    study = results.open_study(tmp_path)
+    np.testing.assert_array_equal(study["num_examples"].values.ravel(), [800, 800, 800])
+    assert json.loads(study.attrs["left_out"]) == {"spectrum": {"hessian": {"100": 3}}}
+
+
 def test_index_follows_files_that_come_go_and_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = write(tmp_path, level=0)
     write(tmp_path, level=1)

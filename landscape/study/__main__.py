@@ -169,6 +169,9 @@ class CompactArguments:
     out: Path = option(help="one file with all results", metavar="FILE")
     quantities: tuple[str, ...] | None = option(None, help="only these quantities", metavar="NAME")
     keep: tuple[str, ...] = option((), help="bulky variables that stay (paths, flows, ...)", metavar="VARIABLE")
+    num_examples: int | None = option(
+        None, help="results on so many examples (default: the number of which there are most)", metavar="N"
+    )
     force: bool = option(False, help="replace a different file at the same path")
     quiet: bool = option(False, help="print nothing but the path of the file")
 
@@ -182,7 +185,7 @@ def compact_main(argv: Sequence[str]) -> int:
     measured = results.quantities(run.root)
     names = measured if a.quantities is None else words(a.quantities, measured, "--quantities")
     command = f"python -m landscape.study compact {shlex.join(argv)}"
-    small = write_compact(run, a.out, names, Compact(a.keep, command, a.force))
+    small = write_compact(run, a.out, names, Compact(a.keep, a.num_examples, command, a.force))
     cli.show(f"{len(small.data_vars)} variables, {a.out.stat().st_size / 2**20:.2f} MiB", a.quiet)
     cli.show_paths(a.out)
     return cli.DONE

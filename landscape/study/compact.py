@@ -20,6 +20,8 @@ class Compact:
     ----------
     keep
         Names of bulky variables that stay.
+    num_examples
+        Which of several measurements of a cell are gathered; None as `landscape.results.open_study` chooses.
     command
         What made the file, for its attributes.
     force
@@ -27,20 +29,24 @@ class Compact:
     """
 
     keep: tuple[str, ...] = ()
+    num_examples: int | None = None
     command: str = ""
     force: bool = False
 
 
 def write_compact(run: Run, out: Path, names: Sequence[str], how: Compact) -> xr.Dataset:
     """Write quantities of a run into one file, without bulky variables, and return what was written."""
-    small = results.compact(results.open_study(run.root, names), how.keep)
-    used = {name: sorted(results.stamps(results.folder(run.root, name))) for name in names}
+    where = {} if how.num_examples is None else {"num_examples": how.num_examples}
+    study = results.open_study(run.root, names, **where)
+    small = results.compact(study, how.keep)
+    used = {name: results.used(run.root, name, **where) for name in names}
     asked = {"quantity": "study", "run": run.fingerprint, "keep": sorted(how.keep), "results": used}
     small.attrs = {
         "fingerprint": store.fingerprint(asked),
         "options": store.as_json({"run": run.fingerprint, "description": run.description}),
-        "measured": store.as_json({name: results.options(run.root, name) for name in names}),
+        "measured": store.as_json({name: results.options(run.root, name, used[name]) for name in names}),
         "command": how.command,
     }
+    small.attrs |= {"left_out": study.attrs["left_out"]} if "left_out" in study.attrs else {}
     store.write(small, out, "study", how.force, compress=True)
     return small
