@@ -58,7 +58,7 @@ def planted(seed: int, beyond: float) -> xr.Dataset:
 
 
 def test_a_planted_predictor_is_found_and_the_train_loss_is_taken_out() -> None:
-    result = relate.relate(planted(0, 1.0), FAST)
+    result = relate.relate(planted(0, 1.0), RelateOptions(permutations=999, resamples=200))
     schemas.check(result.assign_coords(), "relate")
     assert set(result["scalar"].values.tolist()) == {"trace[hessian]", "volume", "noise_only", "barrier_error[train]"}
     word = result["verdict"].to_series()
@@ -66,7 +66,8 @@ def test_a_planted_predictor_is_found_and_the_train_loss_is_taken_out() -> None:
     assert word["volume"] in ("fails", "not resolved")
     assert float(result["tau_error"].sel(scalar="volume").mean()) > 0.3
     assert abs(float(result["effect"].sel(scalar="volume"))) < 0.2
-    assert float(result["p_value"].sel(scalar="trace[hessian]").max()) < 0.05
+    assert float(result["p_value"].sel(scalar="trace[hessian]").median()) < 0.05
+    assert float(result["effect_p_value"].sel(scalar="trace[hessian]")) < 0.01
     assert "trace[hessian]" in relate.describe(result).splitlines()[1]
 
 
@@ -74,35 +75,61 @@ def test_no_predictor_fails_or_stays_open() -> None:
     words = []
     for seed in range(20):
         words.append(relate.relate(planted(seed, 0.0), FAST)["verdict"].sel(scalar="noise_only").item())
-    assert words.count("holds") <= 3
+    assert words.count("holds") <= 1
     assert "fails" in words
 
 
 def test_among_many_scalars_chance_finds_no_predictor() -> None:
     found = 0
-    for seed in range(10):
+    for seed in range(6):
         study = planted(seed, 0.0).drop_vars("trace")
         rng = np.random.default_rng(1000 + seed)
         cell = ("method", "level", "replicate")
-        many = {f"noise_{i}": (cell, rng.standard_normal((8, 4, 3))) for i in range(40)}
-        words = relate.relate(study.assign(many), RelateOptions(permutations=0, resamples=100))["verdict"].to_series()
+        many = {f"noise_{i}": (cell, rng.standard_normal((8, 4, 3))) for i in range(20)}
+        words = relate.relate(study.assign(many), RelateOptions(permutations=999, resamples=20))["verdict"].to_series()
         found += (words[[name for name in words.index if name.startswith("noise")]] == "holds").any()
-    assert found <= 2  # without Holm's correction nearly every study of 41 scalars has one
+    assert found <= 1  # without Holm's correction most studies of 21 scalars have one
 
 
 def test_p_values_are_uniform_without_a_relation() -> None:
+    """Error and loss have effects of the method that all replicates share, as real ones do, and so has the scalar."""
     values = []
     for seed in range(200):
         rng = np.random.default_rng(seed)
-        values.append(
-            relate.relate_one(*rng.standard_normal((3, 12)), RelateOptions(permutations=99, resamples=0))["p_value"]
-        )
+        x, error, loss = rng.standard_normal((3, 2, 1, 8)) + 0.3 * rng.standard_normal((3, 2, 3, 8))
+        found = relate.relate_one(x, error, loss, RelateOptions(permutations=99, resamples=0))
+        assert found is not None
+        values.append(found.p_value)
     assert 0.01 <= np.mean(np.array(values) <= 0.05) <= 0.1
+
+
+def test_what_only_tells_replicates_apart_predicts_nothing() -> None:
+    """Replicates with a worse seed have the higher error: a scalar that is the replicate's number follows it."""
+    study = planted(0, 0.0)
+    order = xr.DataArray([0.0, 1.0, 2.0], dims="replicate")
+    study["point_error"] = study["point_error"] + 10 * order
+    study["which"] = order.broadcast_like(study["volume"]).transpose("method", "level", "replicate")
+    assert "which" not in relate.relate(study, FAST)["scalar"].values
+
+
+def test_leading_eigenvalue_and_volume_are_scalars_and_counts_are_not() -> None:
+    study = planted(0, 1.0)
+    rng = np.random.default_rng(3)
+    place = ("method", "level", "replicate", "point", "control", "curvature")
+    study = study.assign(
+        eigenvalue=(("eigen", *place), rng.standard_normal((2, 8, 4, 3, 1, 1, 1))),
+        relative_noise_tolerance=(("sampler", *place), rng.standard_normal((1, 8, 4, 3, 1, 1, 1))),
+        num_products=(place, rng.standard_normal((8, 4, 3, 1, 1, 1))),
+        distance=(("pair", *place[:3]), rng.standard_normal((2, 8, 4, 3))),
+    ).assign_coords(eigen=[1, 2], sampler=["star"], pair=["rewind -> projected", "rewind -> minimum"])
+    names = set(relate.scalars(study))
+    assert {"eigenvalue[1, hessian]", "relative_noise_tolerance[star, hessian]", "distance[rewind -> minimum]"} <= names
+    assert not names & {"num_products[hessian]", "eigenvalue[2, hessian]", "distance[rewind -> projected]"}
 
 
 def test_too_few_networks_and_missing_quantities() -> None:
     study = planted(0, 1.0)
-    with pytest.raises(InputError, match="known of 8 networks"):
-        relate.relate(study.isel({"method": slice(2)}), FAST)
+    with pytest.raises(InputError, match="known of 5 methods"):
+        relate.relate(study.isel({"method": slice(4)}), FAST)
     with pytest.raises(InputError, match="measure --quantities connectivity"):
         relate.relate(study.drop_vars("point_error"), FAST)
