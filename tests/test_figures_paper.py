@@ -77,8 +77,16 @@ def test_without_results_every_figure_says_what_to_run(name: str) -> None:
 def test_a_missing_arm_is_named_in_the_figure() -> None:
     arms: Arms = {"relu": {"spectrum": spectra()}, "gelu": {}}
     figure = figures.spectra_figure(arms)
-    assert figure.get_suptitle().endswith("2 replicates, 1,000 examples; levels 0, 1, 2; not measured: gelu")
+    assert figure.get_suptitle().endswith("2 replicates, 1,000 examples; levels 0, 1, 2\nnot measured: gelu")
     assert len(panels(figure)) == 4
+
+
+def test_a_step_of_the_chain_that_lacks_levels_is_named() -> None:
+    study = spectra()
+    blank = study["eigenvalue"].where((study["point"] != "restricted") | (study["level"] != 2))
+    figure = figures.chain_figure({"": {"spectrum": study.assign(eigenvalue=blank)}})
+    assert figure.get_suptitle().endswith("not measured: mask at 2, displacement at 2")
+    assert "not measured" not in figures.chain_figure({"": {"spectrum": study}}).get_suptitle()
 
 
 def test_points_that_were_not_measured_are_named() -> None:

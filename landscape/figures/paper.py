@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -74,7 +75,7 @@ def title(what: str, drawn: Arms, arms: Arms, quantity: str, lacking: Iterable[s
     levels = sorted({int(level) for part in parts if "level" in part.coords for level in part["level"].values})
     text = f"{what}\n{count_text(parts)}; levels {', '.join(map(str, levels))}"
     left_out = [*(name for name in arms if name not in drawn), *lacking]
-    return f"{text}; not measured: {', '.join(left_out)}" if left_out else text
+    return "\n".join([text, *textwrap.wrap(f"not measured: {', '.join(left_out)}", 110)]) if left_out else text
 
 
 def count_text(parts: Iterable[xr.Dataset]) -> str:

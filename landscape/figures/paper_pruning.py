@@ -138,7 +138,8 @@ def _plot_accuracy(networks: xr.Dataset, ax: Axes) -> None:
         if beyond:
             ax.set_ylim(bottom=floor)
             notes.append(f"somewhere above {floor:.0f} %: {_lines(beyond)}")
-    ax.text(0.02, 0.02, "\n".join(notes), fontsize=5, transform=ax.transAxes)
+    if notes:
+        ax.text(0.02, 0.02, "\n".join(notes), fontsize=5, transform=ax.transAxes)
     ax.set_xlabel("weights kept, on a path (%)")
     ax.set_ylabel("test error (%)")
 

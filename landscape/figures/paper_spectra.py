@@ -12,8 +12,7 @@ from landscape.figures.levels import plot_level
 from landscape.figures.page import style
 from landscape.figures.paper import MARKERS, Arms, absent, level_axis, need, pick, title
 from landscape.figures.spectra import UNIT
-from landscape.imp_claims import spectral_pair
-from landscape.imp_evidence import logarithm
+from landscape.imp_evidence import eigenvalues, log_ratio, spectral_pair
 
 POINTS = {"restricted": "C2", "projected": "C1", "minimum": "C0"}
 NULL = "random_mask_layerwise"
@@ -53,7 +52,7 @@ def _lacking(arms: Arms) -> list[str]:
         f"{label}{f' of {name}' if name else ''}"
         for name, parts in arms.items()
         for label, (method, point) in wanted.items()
-        if log_eigenvalues(parts["spectrum"], method, point, "raw") is None
+        if eigenvalues(parts["spectrum"], method, point, "raw") is None
     ]
 
 
@@ -159,27 +158,52 @@ def chain_figure(arms: Arms) -> Figure:
                 _plot_step(parts["spectrum"], ax, start, end)
                 ax.set_title(step)
             row[0].set_title(name, loc="left", fontweight="bold")
+            next((ax for ax in row if ax.has_data()), row[0]).tick_params(labelleft=True)
             row[0].set_ylabel("mean change of $\\log\\lambda$")
         _legend_below(figure, axes[0][-1])
-        figure.suptitle(
-            title("What changes the leading eigenvalues between levels", drawn, arms, "spectrum"), fontsize=8
-        )
+        lacking = [
+            f"{name} {what}".strip() for name, parts in drawn.items() for what in _steps_lacking(parts["spectrum"])
+        ]
+        what = "What changes the leading eigenvalues between levels"
+        figure.suptitle(title(what, drawn, arms, "spectrum", lacking), fontsize=8)
     return figure
+
+
+def _change(study: xr.Dataset, start: tuple[str, str], end: tuple[str, str], control: str) -> xr.DataArray | None:
+    """Return the mean change of log eigenvalue over a step, ``(level, replicate)``; None where it is not defined."""
+    if start == ("fine_tune", "minimum"):
+        change = spectral_pair(study, "fine_tune", control)
+        return None if change is None else -change
+    if control not in ("raw", "normalised"):
+        return None
+    first, second = (_values(study, *place, control) for place in (start, end))
+    return log_ratio(second, first)
+
+
+def _values(study: xr.Dataset, method: str, point: str, control: str) -> xr.DataArray | None:
+    """Return the eigenvalues of a point; the point ``before`` is the minimum of the level before."""
+    if point != "before":
+        return eigenvalues(study, method, point, control)
+    values = eigenvalues(study, method, "minimum", control)
+    return None if values is None else values.assign_coords(level=values["level"] + 1)
+
+
+def _steps_lacking(study: xr.Dataset) -> list[str]:
+    """Return, in words, the levels at which a step of the chain is not measured though another one is."""
+    levels: dict[str, set[int]] = {}
+    for step, start, end in CHAIN:
+        change = _change(study, start, end, "raw")
+        known = None if change is None else change.dropna("level", how="all")
+        levels[step] = set() if known is None else set(known["level"].values.tolist())
+    every = {level for there in levels.values() for level in there if level > 0}
+    missing = {step: sorted(every - there) for step, there in levels.items() if every - there}
+    return [f"{step} at {', '.join(map(str, at))}" for step, at in missing.items()]
 
 
 def _plot_step(study: xr.Dataset, ax: Axes, start: tuple[str, str], end: tuple[str, str]) -> None:
     """Draw the change over one step of the chain under every control that is defined for it."""
-    rewinding = start == ("fine_tune", "minimum")
     for number, (control, colour) in enumerate(CONTROLS.items()):
-        if rewinding:
-            change = spectral_pair(study, "fine_tune", control)
-            change = None if change is None else -change
-        elif control in ("raw", "normalised"):
-            ends = (log_eigenvalues(study, *place, control) for place in (start, end))
-            first, second = ends
-            change = None if first is None or second is None else (second - first).mean("eigen")
-        else:
-            continue
+        change = _change(study, start, end, control)
         if change is not None and bool(change.notnull().any()):
             shifted = change.assign_coords(level=change["level"] + 0.08 * (number - 1.5))
             plot_level(shifted, ax, control.replace("_", " "), color=colour, marker=MARKERS[number], linewidth=0.7)
@@ -192,26 +216,3 @@ def _plot_step(study: xr.Dataset, ax: Axes, start: tuple[str, str], end: tuple[s
         ax.axhspan(-spread, spread, color="0.9", zorder=0, linewidth=0)
     ax.axhline(0, color="0.4", linewidth=0.7)
     level_axis(ax, study["level"].values[study["level"].values > 0])
-
-
-def log_eigenvalues(study: xr.Dataset, method: str, point: str, control: str) -> xr.DataArray | None:
-    """Return the logarithms of the positive leading eigenvalues, ``(eigen, level, replicate)``.
-
-    The point ``before`` is the minimum of the level before. Under ``normalised`` they are those of J'J over the spread
-    of the outputs.
-    """
-    if point == "before":
-        values = log_eigenvalues(study, method, "minimum", control)
-        return None if values is None else values.assign_coords(level=values["level"] + 1)
-    kind = "jtj" if control == "normalised" else "hessian"
-    labels = {"method": method, "point": point, "control": "raw", "curvature": kind}
-    values = pick(study, "eigenvalue", **labels)
-    if values is None:
-        return None
-    if control == "normalised":
-        spread = pick(study, "output_spread", **labels)
-        if spread is None:
-            return None
-        values = values / spread
-    values = values.isel(eigen=values["eigen"].values > 0)
-    return logarithm(values.where(values > 0))
