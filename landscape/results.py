@@ -173,7 +173,7 @@ def open_study(root: str | Path, quantity: str | Sequence[str] | None = None, **
     Missing cells are NaN (text: empty); ``measured_QUANTITY`` says which are not. A quantity (of one curvature) has
     one number of examples, as numbers over different samples must not be compared: that of the most cells, and of
     these the largest. The attribute ``left_out`` counts the results on other numbers, which ``where`` chooses. Where
-    several results fit one cell, that with the most variables is taken. With several quantities, a variable that an
+    several results fit one cell, that with the most variables is taken, and of these with the most numbers. With several quantities, a variable that an
     earlier one in ``PLAIN`` also has is called ``QUANTITY_name``.
 
     Notes
@@ -286,9 +286,10 @@ def _matching(rows: xr.Dataset, where: dict[str, Any], quantity: str) -> xr.Data
     if not rows.sizes["result"]:
         raise InputError(f"no result of {quantity} has {where}")
     rows, left = _one_sample(rows)
-    size = sum(rows[v].notnull().any([d for d in rows[v].dims if d != "result"]).astype(int) for v in rows.data_vars)
+    numbers = [rows[v].notnull().sum([d for d in rows[v].dims if d != "result"]).values for v in rows.data_vars]
+    fullest = (np.sum(numbers, axis=0), np.count_nonzero(numbers, axis=0))
     best: dict[tuple[Any, ...], int] = {}
-    for position in np.lexsort((rows["fingerprint"].values.astype(str), np.asarray(size))).tolist():
+    for position in np.lexsort((rows["fingerprint"].values.astype(str), *fullest)).tolist():
         best[_cell(rows, position)] = position
     return rows.isel(result=sorted(best.values())).assign_attrs(left_out=left)
 

@@ -79,6 +79,12 @@ def test_of_several_results_the_one_on_most_examples_is_taken_unless_chosen(tmp_
         results.open_study(tmp_path, magic=1)
 
 
+def test_of_two_results_on_equal_examples_the_one_with_more_eigenvalues_is_taken(tmp_path: Path) -> None:
+    for size in (2, 5, 3):
+        write(tmp_path, size=size)
+    np.testing.assert_array_equal(results.open_study(tmp_path)["eigenvalue"].squeeze(), [5, 4, 3, 2, 1])
+
+
 def test_a_study_never_mixes_numbers_of_examples(tmp_path: Path) -> None:
     for level in range(3):
         write(tmp_path, level=level, value=1.0, num_examples=100)
