@@ -173,8 +173,8 @@ def open_study(root: str | Path, quantity: str | Sequence[str] | None = None, **
     Missing cells are NaN (text: empty); ``measured_QUANTITY`` says which are not. A quantity (of one curvature) has
     one number of examples, as numbers over different samples must not be compared: that of the most cells, and of
     these the largest. The attribute ``left_out`` counts the results on other numbers, which ``where`` chooses. Where
-    several results fit one cell, that with the most variables is taken, and of these with the most numbers. With several quantities, a variable that an
-    earlier one in ``PLAIN`` also has is called ``QUANTITY_name``.
+    several results fit one cell, that with the most variables is taken, and of these with the most numbers. With
+    several quantities, a variable that an earlier one in ``PLAIN`` also has is called ``QUANTITY_name``.
 
     Notes
     -----
