@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from landscape import dense, models, operators, seeds
 from landscape.problem import Problem
-from landscape.pruning import criteria, flow, scores
+from landscape.pruning import criteria, flow, record, scores
 from landscape.pruning.flow import Flow
 
 X = torch.tensor([[1.0, 2.0], [3.0, -1.0], [0.5, 1.0]], dtype=torch.float64)
@@ -157,6 +157,32 @@ def test_dead_paths_by_hand(seed: int) -> None:
     found = flow.on_path(Flow(model, (5,)), mask)
     expected = paths_by_hand(mask)
     assert all(torch.equal(found[n], expected[n]) for n in mask)
+
+
+def test_paths_lead_through_layers_that_are_not_pruned() -> None:
+    """Where a glob leaves the output layer out of the mask, all of its weights count as kept, zeros too."""
+    model = nn.Sequential(OrderedDict(a=nn.Linear(5, 6), r=nn.Tanh(), b=nn.Linear(6, 2)))
+    with torch.no_grad():
+        model.b.weight[:, 0] = 0.0
+    mask = {"a.weight": torch.rand(6, 5, generator=torch.Generator().manual_seed(0)) < 0.5}
+    assert torch.equal(flow.on_path(Flow(model, (5,)), mask)["a.weight"], mask["a.weight"])
+    whole = record.mask_facts(mask, Flow(model, (5,)))
+    assert float(whole["kept_effective"]) == float(whole["kept"]) > 0
+
+
+def test_synflow_of_one_layer_takes_the_others_as_they_are() -> None:
+    """The score of a_ij is |b_i a_ij| whether or not b can be pruned; with all scores 0 the first would go."""
+    model = deep()
+    with torch.no_grad():
+        model.a.weight.copy_(torch.tensor([[1.0, -2.0], [3.0, 0.5]]))
+        model.b.weight.copy_(torch.tensor([[-1.0, 0.25]]))
+    weights = {"a.weight": model.a.weight.detach()}
+    flow_of_a = Flow(model, (2,))
+    gradient = flow_of_a.gradient({"a.weight": weights["a.weight"].abs()})["a.weight"]
+    torch.testing.assert_close(gradient, torch.tensor([[1.0, 1.0], [0.25, 0.25]]).double())
+    full = {"a.weight": torch.ones(2, 2, dtype=torch.bool)}
+    mask = scores.synflow(flow_of_a, weights, full, 2, rounds=1)
+    assert mask["a.weight"].tolist() == [[True, True], [False, False]]
 
 
 def test_a_collapsed_layer_leaves_no_path() -> None:

@@ -35,7 +35,9 @@ class Flow:
     def __init__(self, model: nn.Module, input_shape: tuple[int, ...]) -> None:
         self.model = linearised(model)
         self.ones = torch.ones(1, *input_shape, dtype=torch.float64)
-        self.rest = {name: torch.zeros_like(p) for name, p in self.model.named_parameters()}
+        self.rest = {
+            name: p.detach().abs() if p.ndim >= 2 else torch.zeros_like(p) for name, p in self.model.named_parameters()
+        }
 
     def gradient(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the derivative of the sum over paths in every weight, float64, at values that are not negative.
@@ -43,7 +45,8 @@ class Flow:
         Parameters
         ----------
         weights
-            Parameter name -> values; parameters that are not named (biases) are zero. Cost: one example's gradient.
+            Parameter name -> values. Weights that are not named (what cannot be pruned) have their absolute values, and
+            biases are zero. Cost: one example's gradient.
         """
         leaves = {n: w.detach().double().cpu().requires_grad_() for n, w in weights.items() if n in self.rest}
         total = functional_call(self.model, {**self.rest, **leaves}, (self.ones,))
@@ -66,8 +69,12 @@ def linearised(model: nn.Module) -> nn.Module:
 
 
 def on_path(flow: Flow, mask: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return which kept weights lie on a path from input to output whose weights are all kept."""
-    gradient = flow.gradient({name: m.double() for name, m in mask.items()})
+    """Return which kept weights lie on a path from input to output whose weights are all kept.
+
+    Weights of parameters that the mask does not name are all kept, whatever their value.
+    """
+    kept = {name: torch.ones_like(w) for name, w in flow.rest.items() if w.ndim >= 2}
+    gradient = flow.gradient(kept | {name: m.double() for name, m in mask.items()})
     return {name: m.cpu().bool() & (gradient[name] > 0) if name in gradient else m for name, m in mask.items()}
 
 
