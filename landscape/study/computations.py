@@ -241,14 +241,15 @@ def curves_of(job: Job) -> xr.Dataset:
     if cell.level and cell.method == "imp" and own.mask is not None:
         before = Cell(cell.replicate, "imp", cell.level - 1)
         files = [run.start(before), *(run.epoch(before, epoch) for epoch in run.epochs(before))]
-        losses = []
+        # By epoch, not by place: after a rewind past the first epoch the level before began earlier than this one.
+        places = {int(epoch): place for place, epoch in enumerate(result["epoch"].values)}
+        projected = np.full(len(places), np.nan)
         for file in files:
             checkpoint = read(file)
-            placed = replace(checkpoint, state_dict=masks.apply(checkpoint.state_dict, own.mask), mask=own.mask)
-            losses.append(problem_of(placed, job.options.problem).loss())
-        padded = np.full(result.sizes["epoch"], np.nan)
-        padded[: len(losses)] = losses[: len(padded)]
-        result["projected_loss"] = ("epoch", padded)
+            if checkpoint.epoch in places:
+                placed = replace(checkpoint, state_dict=masks.apply(checkpoint.state_dict, own.mask), mask=own.mask)
+                projected[places[checkpoint.epoch]] = problem_of(placed, job.options.problem).loss()
+        result["projected_loss"] = ("epoch", projected)
     result.attrs = facts(point, job)
     return result
 
