@@ -176,6 +176,24 @@ def test_test_examples_are_a_split_of_their_own(regression):
     schemas.check(result, "connectivity")
 
 
+@pytest.mark.parametrize("bootstrap", [0, 20])
+def test_ignored_labels_are_no_errors(bootstrap: int) -> None:
+    """A perfect network and one with half of its answers wrong, on 30 examples of which 10 are padding."""
+    x = torch.eye(2, dtype=F64).repeat(15, 1)
+    labels = torch.arange(2).repeat(15)
+    labels[::3] = -100
+    right, biased = linear(torch.eye(2, dtype=F64)), linear(torch.tensor([[3.0, 3.0], [0.0, 1.0]], dtype=F64))
+    options = {**FEW, "num_bootstrap": bootstrap}
+    found = connectivity.measure_connectivity([right, biased], "cross_entropy", (x, labels), **options)
+    assert found["point_error"].values.ravel().tolist() == [0.0, 0.5]
+    assert found["path_error"].values[0, 0, [0, -1]].tolist() == [0.0, 0.5]
+    whole = connectivity.measure_connectivity(
+        [right, biased], "cross_entropy", (x[labels >= 0], labels[labels >= 0]), **FEW
+    )
+    np.testing.assert_allclose(found["barrier_error"], whole["barrier_error"], atol=1e-15)
+    np.testing.assert_allclose(found["instability_error"], whole["instability_error"], atol=1e-15)
+
+
 def relu_network(width: int, seed: int = 0) -> nn.Sequential:
     with torch.random.fork_rng():
         torch.manual_seed(seed)

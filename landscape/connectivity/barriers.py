@@ -26,7 +26,7 @@ from landscape import seeds
 from landscape.batches import Batch, target_of
 from landscape.cli import option
 from landscape.errors import InputError
-from landscape.losses import BinaryCrossEntropy, ExampleLoss
+from landscape.losses import BinaryCrossEntropy, CrossEntropy, ExampleLoss
 from landscape.problem import Problem
 
 
@@ -53,12 +53,17 @@ class PathOptions:
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What a network says about every example: loss sums and counts, errors (or None), outputs."""
+    """What a network says about every example: loss sums and counts, errors (or None), outputs.
+
+    ``judged`` is 1 for an example whose label counts towards the errors and 0 for one whose label is ignored (None: all
+    count); an ignored one has no error.
+    """
 
     sums: np.ndarray
     counts: np.ndarray
     errors: np.ndarray | None
     outputs: Tensor
+    judged: np.ndarray | None = None
 
     @property
     def loss(self) -> float:
@@ -67,8 +72,16 @@ class Predictions:
 
     @property
     def error(self) -> float | None:
-        """The fraction of errors, or None without classes."""
-        return None if self.errors is None else float(self.errors.mean())
+        """The fraction of errors among the labels that count, or None without classes (NaN where none counts)."""
+        if self.errors is None:
+            return None
+        num_labels = self.num_labels.sum()
+        return float(self.errors.sum() / num_labels) if num_labels else float("nan")
+
+    @property
+    def num_labels(self) -> np.ndarray:
+        """How much every example counts towards the errors, ``(N,)``."""
+        return np.ones(len(self.sums)) if self.judged is None else self.judged
 
 
 @torch.no_grad()
@@ -77,27 +90,39 @@ def predict(problem: Problem, batches: Sequence[Batch]) -> Predictions:
     loss = problem.loss_function
     if not isinstance(loss, ExampleLoss):
         raise InputError("connectivity needs a loss that is known one example at a time: cross_entropy, mse or bce")
-    rows: list[tuple[Tensor, Tensor, Tensor | None, Tensor]] = []
+    rows: list[tuple[Tensor, Tensor, Tensor]] = []
+    judged: list[tuple[Tensor, Tensor]] = []
     for batch in batches:
         outputs = problem.outputs(problem.parameters, batch)
-        rows.append((*loss.per_example(outputs, batch), _errors(loss, outputs, batch), outputs))
-    sums, counts, wrong, out = (list(column) for column in zip(*rows, strict=True))
-    flat = [torch.cat(part).double().cpu().numpy() for part in (sums, counts)]
-    errors = None if wrong[0] is None else torch.cat(wrong).double().cpu().numpy()
-    return Predictions(flat[0], flat[1], errors, torch.cat(out).cpu())
+        rows.append((*loss.per_example(outputs, batch), outputs))
+        if (found := _errors(loss, outputs, batch)) is not None:
+            judged.append(found)
+    sums, counts, out = (torch.cat(column) for column in zip(*rows, strict=True))
+    flat = [part.double().cpu().numpy() for part in (sums, counts)]
+    if len(judged) < len(rows):
+        return Predictions(flat[0], flat[1], None, out.cpu())
+    errors, valid = (torch.cat(column).double().cpu().numpy() for column in zip(*judged, strict=True))
+    return Predictions(flat[0], flat[1], errors, out.cpu(), valid)
 
 
-def _errors(loss: ExampleLoss, outputs: Tensor, batch: Batch) -> Tensor | None:
-    """Return the error of every example, 0 or 1 (a fraction for several targets), or None without classes."""
+def _errors(loss: ExampleLoss, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor] | None:
+    """Return the error of every example, 0 or 1 (a fraction for several targets), and which labels count.
+
+    None without classes. An ignored label is no error, as in ``CrossEntropy.hits``.
+    """
     target = target_of(batch)
     if loss.hits(outputs, batch) is None:
         return None
     if isinstance(loss, BinaryCrossEntropy):
         wrong = (outputs > 0) != (target.reshape(outputs.shape) > 0.5)
-        return wrong.reshape(len(wrong), -1).double().mean(1)
+        share = wrong.reshape(len(wrong), -1).double().mean(1)
+        return share, torch.ones_like(share)
     if outputs.ndim != 2:
         return None
-    return (outputs.argmax(1) != target).double()
+    valid = torch.ones_like(target, dtype=torch.bool)
+    if isinstance(loss, CrossEntropy):
+        valid = target != loss.ignore_index
+    return ((outputs.argmax(1) != target) & valid).double(), valid.double()
 
 
 def between(first: Problem, second: Problem, position: float) -> Problem:
@@ -179,7 +204,7 @@ def summarise(positions: np.ndarray, nodes: Sequence[Predictions], options: Path
     quantities = {"loss": (np.stack([node.sums for node in nodes]), nodes[0].counts)}
     if nodes[0].errors is not None:
         errors = np.stack([node.errors for node in nodes if node.errors is not None])
-        quantities["error"] = (errors, np.ones(errors.shape[1]))
+        quantities["error"] = (errors, nodes[0].num_labels)
     tail = (1 - options.confidence) / 2
     for quantity, (sums, counts) in quantities.items():
         means = sums.sum(1) / counts.sum()
