@@ -10,7 +10,7 @@ import pytest
 import torch
 import xarray as xr
 
-from landscape import checkpoints, controls, masks, operators, results, store
+from landscape import checkpoints, controls, operators, results, store
 from landscape.checkpoints import ProblemOptions
 from landscape.cli import exit_code
 from landscape.connectivity import PathOptions
@@ -183,24 +183,6 @@ def test_the_study_opens_with_its_labels(measured: Run) -> None:
     assert study["projected_loss"].sel({"method": "imp", "level": 1, "replicate": 0}).notnull().all()
     assert study["projected_loss"].sel({"method": "fine_tune"}).isnull().all()
     assert float(study["fraction_below"].sel(at="projected").max()) == 0.0
-
-
-def test_projected_curves_stand_at_their_epochs_after_a_late_rewind(tmp_path: Path) -> None:
-    """Three steps an epoch and a rewind to step 4: levels above 0 begin in epoch 1, the dense training in epoch 0."""
-    recipe = replace(RECIPE, pruning=replace(RECIPE.pruning, rewind_step=4))
-    late = imp.train_run(tmp_path / "run", recipe, Extent(levels=2, replicates=1))
-    measure(late, Selection(quantities=("curves",)), OPTIONS, HERE)
-    for level in (1, 2):
-        cell, before = Cell(0, "imp", level), Cell(0, "imp", level - 1)
-        found = results.open_study(late.root, "curves").sel({"method": "imp", "level": level, "replicate": 0})
-        found = found["projected_loss"].dropna("epoch")
-        assert found["epoch"].values.tolist() == [1, 2, 3]
-        mask = checkpoints.read(late.minimum(cell)).mask
-        files = [late.epoch(before, e) if e in late.epochs(before) else late.start(before) for e in (1, 2, 3)]
-        for value, file in zip(found.values, files, strict=True):
-            checkpoint = checkpoints.read(file)
-            placed = replace(checkpoint, state_dict=masks.apply(checkpoint.state_dict, mask), mask=mask)
-            assert float(value) == pytest.approx(checkpoints.problem_of(placed, OPTIONS.problem).loss(), rel=1e-12)
 
 
 def test_distances_of_the_chain(measured: Run) -> None:

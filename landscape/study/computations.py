@@ -37,7 +37,7 @@ from landscape.pruning import criteria
 from landscape.runs import Cell, Run
 from landscape.spectrum import Effort
 from landscape.spectrum import measure as measure_spectrum
-from landscape.study.points import Point, controlled, open_data, point_of, problem_of, read, sources
+from landscape.study.points import OWN_START, Point, controlled, open_data, point_of, problem_of, read, sources
 from landscape.study.requests import Job, MeasureOptions
 
 # Products that a Newton decrement may take.
@@ -165,7 +165,8 @@ def connectivity_of(job: Job) -> xr.Dataset:
     run, cell = job.run, job.request.cell
     options = replace(job.options.problem, batchnorm=_between_networks(job.options.problem))
     dense, twin = Cell(cell.replicate, "imp", 0), Cell(cell.replicate, "imp", cell.level)
-    places = {"minimum": (cell, "minimum"), "rewind": (cell, "rewind")}
+    # Fresh and perturbed starts are as far from everything as they were made: distances are taken from m_L * W_rewind.
+    places = {"minimum": (cell, "minimum"), "rewind": (twin if cell.method in OWN_START else cell, "rewind")}
     wanted = [("rewind", "minimum")]
     if cell.level:
         places["projected"] = (twin, "projected")

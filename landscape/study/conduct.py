@@ -26,6 +26,7 @@ from landscape.study.measure import NO_TIME, UNMATCHED, Effort, measure_one
 from landscape.study.plan import expand, path_of, trainings_of
 from landscape.study.pruned import Pruned
 from landscape.study.requests import MeasureOptions, Request
+from landscape.study.unchanged import check_data
 from landscape.tasks import Outcome, Task
 
 
@@ -153,7 +154,7 @@ def plan_arm(study: Study, arm: Arm, out: Path) -> list[list[Step]]:
     Raises
     ------
     InputError
-        If the directory of the arm holds a run of another description.
+        If the directory of the arm holds a run of another description, or results of other data.
     """
     run = runs.create(study.root(out, arm), imp.describe(arm.recipe))
     cells = imp.plan(arm.extent)
@@ -161,7 +162,10 @@ def plan_arm(study: Study, arm: Arm, out: Path) -> list[list[Step]]:
     for measurement in arm.measurements:
         costs = measure_costs(arm.recipe, measurement.options.problem)
         steps: list[Step] = []
-        for request in expand(run, measurement.selection, cells):
+        requests = expand(run, measurement.selection, cells)
+        missing = [request for request in requests if not path_of(run, request, measurement.options).exists()]
+        check_data(run, missing, measurement.options.problem)
+        for request in requests:
             needed = _closed(trainings_of(request))
             steps += [_training(run, arm.recipe, cell, costs) for cell in cells if cell in needed]
             steps.append(_measurement(run, request, measurement.options, costs, needed))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,12 @@ from tqdm import tqdm
 from landscape import cli, results, runs, store, tasks
 from landscape.errors import InputError
 from landscape.journal import Journal
-from landscape.runs import Run
+from landscape.runs import POINTS, Run
 from landscape.study.plan import Selection, asked, expand, path_of
-from landscape.study.points import UnmatchableError, point_of
+from landscape.study.points import CONTROLS, UnmatchableError, point_of
 from landscape.study.quantities import QUANTITIES, estimate_seconds
 from landscape.study.requests import Job, MeasureOptions, Request
+from landscape.study.unchanged import check_data
 from landscape.tasks import Outcome, Task, TaskOptions
 
 BYTES_EACH = 60_000
@@ -69,11 +71,15 @@ def measure(run: Run, selection: Selection, options: MeasureOptions, effort: Eff
     Raises
     ------
     InputError
-        If a measurement failed; the others are finished first.
+        If no result fits the selection, the data are not those of the results that are stored, or a measurement failed
+        (the others are finished first).
     """
     requests = expand(run, selection)
+    if not requests:
+        raise InputError(nothing_fits(run, selection))
     paths = {request: path_of(run, request, options) for request in requests}
     missing = [request for request in requests if not paths[request].exists()]
+    check_data(run, missing, options.problem)
     seconds = _predict(run, missing, options)
     for line in describe(requests, missing, seconds, effort):
         cli.log(line, effort.quiet)
@@ -95,6 +101,24 @@ def measure(run: Run, selection: Selection, options: MeasureOptions, effort: Eff
         [r for r, value in values.items() if value == NO_TIME],
         [r for r, value in values.items() if value == UNMATCHED],
     )
+
+
+def nothing_fits(run: Run, selection: Selection) -> str:
+    """Say in one line that a selection is empty, and where its quantities can be measured."""
+    everywhere = replace(selection, points=POINTS, controls=CONTROLS, levels=None, replicates=None, methods=None)
+    there: dict[str, dict[str, list[int]]] = {}
+    for request in expand(run, everywhere):
+        control = "" if request.control in (None, "raw") else f" {request.control}"
+        place = f"{request.quantity}{f' at {request.point}' if request.point else ''}{control}"
+        there.setdefault(place, {}).setdefault(request.cell.method, []).append(request.cell.level)
+    if not there:
+        trained = ", ".join(dict.fromkeys(f"{cell.method} level {cell.level}" for cell in run.cells()))
+        return f"{run.root} has nothing that this selection needs; trained are {trained}"
+    words = (
+        f"{place} of {', '.join(f'{method} (levels {_ranges(sorted(set(levels)))})' for method, levels in by.items())}"
+        for place, by in there.items()
+    )
+    return f"no result of {run.root} fits this selection; there are {'; '.join(words)}"
 
 
 def _latest_start(deadline: float | None, seconds: float) -> float | None:
@@ -185,18 +209,31 @@ def _scalar(value: object) -> np.ndarray:
 def _alone(out: Path) -> Iterator[None]:
     """Hold the lock of a result; it goes away with the process, however that ends."""
     lock = out.with_name(f".{out.stem}.lock")
-    try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        file = lock.open("w")
-    except OSError as error:
-        raise InputError(f"cannot write {lock}: {error.strerror}") from error
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    while True:
         try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):
-                lock.unlink()
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            file = lock.open("w")
+        except OSError as error:
+            raise InputError(f"cannot write {lock}: {error.strerror}") from error
+        with file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            # Who held it before has removed the file: a lock on that one would keep no newcomer out.
+            if not _is_at(file.fileno(), lock):
+                continue
+            try:
+                yield
+            finally:
+                with contextlib.suppress(OSError):
+                    lock.unlink()
+            return
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Tell whether an open file is the one that a path names now."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except OSError:
+        return False
 
 
 def status(run: Run) -> str:

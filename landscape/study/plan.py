@@ -12,7 +12,7 @@ from typing import Any
 from landscape import results, store
 from landscape.cli import option, parse_integer_list
 from landscape.errors import InputError
-from landscape.runs import METHODS, PERTURBED, POINTS, Cell, Run
+from landscape.runs import CONTINUED, METHODS, PERTURBED, POINTS, Cell, Run
 from landscape.study.points import CONTROLS, exists, partner, sources
 from landscape.study.quantities import FROM_LEVEL_ONE, ONLY_IMP, QUANTITIES, Quantity
 from landscape.study.requests import MeasureOptions, Request
@@ -129,11 +129,12 @@ def _at_points(
 ) -> list[tuple[Request, list[Path]]]:
     """Return the requests at points with the files that they read.
 
-    Projected and restricted are the same for all methods, and imp stands for them.
+    Methods that continue imp's level before share projected, restricted and rewind with imp, which stands for them.
     """
     requests = []
     for cell, point, control in product(cells, points, controls):
-        if not exists(cell, point) or (point != "minimum" and cell.method != "imp"):
+        shared = point != "minimum" and cell.method in CONTINUED and cell.method != "imp"
+        if not exists(cell, point) or shared:
             continue
         other = partner(cell, point)
         if control in ("loss_matched", "checkpoint_matched"):

@@ -3,7 +3,7 @@
 ==============  =======================================================================================
 point           is
 ==============  =======================================================================================
-``rewind``      m_L * W_rewind, where level L starts
+``rewind``      where level L starts: m_L * W_rewind; of methods with a start of their own, that start
 ``minimum``     end of training at level L
 ``projected``   m_L * (minimum of imp's level L - 1)
 ``restricted``  minimum of imp's level L - 1 unmoved, curvature on the coordinates of m_L only
@@ -31,8 +31,10 @@ from landscape.checkpoints import Checkpoint, ProblemOptions
 from landscape.datasets import Data
 from landscape.errors import InputError
 from landscape.problem import Problem
-from landscape.runs import CONTINUED, Cell, Run
+from landscape.runs import CONTINUED, PERTURBED, Cell, Run
 
+# Methods whose trainings start neither at m_L * W_rewind nor at a minimum.
+OWN_START = ("random_init", *PERTURBED)
 CONTROLS = ("raw", "loss_matched", "checkpoint_matched", "earlier_epoch")
 
 
@@ -80,7 +82,8 @@ def read(path: Path) -> Checkpoint:
 
 
 @functools.lru_cache(maxsize=2)
-def _data(options: ProblemOptions, name: str | None, normalize: str | None) -> Data:
+def _data(options: ProblemOptions, name: str | None, normalize: str | None, stamp: int) -> Data:
+    del stamp  # as in `_read`
     return checkpoints.open_data(Checkpoint({}, data=name, normalize=normalize), options)
 
 
@@ -94,7 +97,9 @@ def open_data(checkpoint: Checkpoint, options: ProblemOptions) -> Data:
         normalize=options.normalize,
         seed=options.seed,
     )
-    return _data(kept, checkpoint.data, checkpoint.normalize)
+    source = Path(options.data or checkpoint.data or "")
+    stamp = source.stat().st_mtime_ns if source.is_file() else 0
+    return _data(kept, checkpoint.data, checkpoint.normalize, stamp)
 
 
 def problem_of(checkpoint: Checkpoint, options: ProblemOptions) -> Problem:
@@ -112,6 +117,8 @@ def sources(run: Run, cell: Cell, point: str) -> list[Path]:
     own = run.minimum(cell)
     if point == "minimum":
         return [own]
+    if point == "rewind" and cell.method in OWN_START:
+        return [run.start(cell)]
     if point == "rewind":
         return [run.rewind(cell.replicate), own] if cell.level else [run.rewind(cell.replicate)]
     return [run.minimum(Cell(cell.replicate, "imp", cell.level - 1)), own]
@@ -133,9 +140,10 @@ def point_of(run: Run, cell: Cell, point: str, options: ProblemOptions) -> Point
     if len(found) == 1:
         return Point(problem_of(found[0], options), sha256, {})
     first, mask = found[0], found[1].mask
-    if mask is None:
+    # A training in a subspace prunes nothing; an adopted network without its mask is another thing.
+    if mask is None and (point != "rewind" or run.adopted):
         raise InputError(f"{files[1]} holds no mask")
-    if point == "restricted":
+    if point == "restricted" and mask is not None:
         return Point(restricted(problem_of(first, options), mask), sha256, {})
     placed = replace(first, state_dict=masks.apply(first.state_dict, mask), mask=mask)
     return Point(problem_of(placed, options), sha256, {})
