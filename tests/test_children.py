@@ -83,6 +83,18 @@ def test_children_of_some_parents_and_masks_of_all(run, tmp_path, capsys):
     assert "no checkpoint of step 7; there are 0, 1, 2, 3" in capsys.readouterr().err
 
 
+def test_the_table_of_an_extended_run_is_completed(tmp_path, capsys):
+    root, out = tmp_path / "run", tmp_path / "children.nc"
+    for replicates in (1, 2):
+        run = imp.train_run(root, RECIPE, Extent(levels=0, replicates=replicates))
+        for _ in range(2):
+            assert command(run, "--parents", 3, "--out", out) == 0
+            assert list(store.open_result(out)["replicate"].values) == list(range(replicates))
+    stamp = out.stat().st_mtime_ns
+    assert command(run, "--parents", 3, "--out", out) == 0
+    assert out.stat().st_mtime_ns == stamp
+
+
 def test_children_of_one_order_agree_and_the_masks_are_those_of_the_level(run, monkeypatch, tmp_path):
     family = next(iter(children.families(run, ChildOptions(level=1), set())))
     assert [p.first_step for p in family.parents] == [0, 1, 2, 3]

@@ -140,12 +140,15 @@ def main(argv: Sequence[str]) -> int:
     asked["threads"] = arguments.output.threads
     out = arguments.output.out or run.root / f"children_level_{chosen.level:02d}.nc"
     result = store.find_existing(out, store.fingerprint(asked), arguments.output.force)
-    if result is None:
+    cells = cells_of(run, chosen)
+    # A run that was extended has the same name; its table is one of fewer trainings, and the same command completes it.
+    if result is None or not covers(result, cells):
         started = time.monotonic()
         found = list(families(run, chosen, given))
         result = measure(run, found, arguments)
         result.attrs |= {"fingerprint": store.fingerprint(asked), "options": store.as_json(asked)}
         result.attrs |= {"threads": arguments.output.threads, "seconds": time.monotonic() - started}
+        result.attrs |= {"cells": store.as_json([str(cell) for cell in cells])}
         store.write(result, out, QUANTITY, arguments.output.force)
     cli.show(describe(result), arguments.output.quiet)
     cli.show_paths(out)
@@ -169,6 +172,23 @@ def families(run: Run, options: ChildOptions, given: Set[str]) -> Iterator[Famil
         yield from _of_selection(run, options)
     else:
         raise InputError(f"{run.root} is no run of imp and none of gfs --subnetworks")
+
+
+def cells_of(run: Run, options: ChildOptions) -> list[Cell]:
+    """Return the finished trainings whose masks and checkpoints make the table."""
+    if run.description.get("kind") == "imp":
+        return [cell for cell in run.cells() if cell.method == "imp" and cell.level == options.level]
+    return [cell for cell in run.cells() if cell.method in SELECTED]
+
+
+def covers(result: xr.Dataset, cells: Sequence[Cell]) -> bool:
+    """Tell whether a table was made of all these trainings; older tables name only methods and replicates."""
+    if "cells" in result.attrs:
+        return bool(json.loads(result.attrs["cells"]) == [str(cell) for cell in cells])
+    replicates = {cell.replicate for cell in cells}
+    return replicates <= set(result["replicate"].values.tolist()) and (
+        {cell.method for cell in cells} <= set(result["method"].values.tolist())
+    )
 
 
 def recipe_of(run: Run) -> Recipe:
