@@ -38,15 +38,23 @@ class Journal:
         Whether states that are found are continued, or thrown away.
     writes
         Whether this rank writes; all ranks read.
+    remedy
+        What to do about a state of other options, for the message; commands differ in their flags.
     """
 
     def __init__(
-        self, folder: Path | None = None, fingerprint: str = "", resume: bool = False, writes: bool = True
+        self,
+        folder: Path | None = None,
+        fingerprint: str = "",
+        resume: bool = False,
+        writes: bool = True,
+        remedy: str = "run without --resume to start again, or choose --out",
     ) -> None:
         self.folder = folder
         self.fingerprint = fingerprint
         self.writes = writes and folder is not None
         self.resume = resume
+        self.remedy = remedy
         if self.writes and not resume:
             self.finish()
 
@@ -59,9 +67,7 @@ class Journal:
         except Exception as error:
             raise InputError(f"the saved state {path} cannot be read; delete {self.folder} and start again") from error
         if found["fingerprint"] != self.fingerprint:
-            raise InputError(
-                f"{self.folder} holds the state of other options; run without --resume to start again, or choose --out"
-            )
+            raise InputError(f"{self.folder} holds the state of other options; {self.remedy}")
         return found["state"]
 
     def save(self, stage: str, state: State) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import inspect
 import pickle
 import warnings
 from pathlib import Path
@@ -42,6 +44,19 @@ def import_object(name: str, what: str) -> Any:
     if not hasattr(found, attribute):
         raise InputError(f"cannot import the {what} {name}: the module {module} has no {attribute!r}")
     return getattr(found, attribute)
+
+
+def source_sha256(code: Any) -> str | None:
+    """Return the SHA-256 of the source of a function, or of the class of a callable object; None where there is none.
+
+    Functions that it calls are no part of it.
+    """
+    for part in (code, type(code)):
+        try:
+            return hashlib.sha256(inspect.getsource(part).encode()).hexdigest()
+        except (TypeError, OSError):
+            continue
+    return None
 
 
 def torch_file(path: str | Path, what: str = "checkpoint") -> Any:

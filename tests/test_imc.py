@@ -12,13 +12,13 @@ from landscape import checkpoints, results, runs
 from landscape.cli import exit_code
 from landscape.errors import InputError
 from landscape.problem import Problem
-from landscape.pruning import criteria, imc
+from landscape.pruning import criteria, imc, imc_tasks
 from landscape.pruning.__main__ import main
 from landscape.pruning.imc import Wanted
 from landscape.pruning.imc_options import PRESETS, BaseOptions, ChoiceOptions, choices_of
 from landscape.pruning.methods import PruneOptions, Recipe
 from landscape.pruning.rivals import RIVALS, UserScore
-from landscape.pruning.settings import Settings
+from landscape.pruning.settings import Settings, after_steps
 from landscape.runs import Cell, Run
 from landscape.training import TrainOptions
 
@@ -207,6 +207,10 @@ def keep_large(problem: Problem) -> Tensor:
     return problem.theta.abs()
 
 
+def keep_small(problem: Problem) -> Tensor:
+    return -problem.theta.abs()
+
+
 def keep_by_name(problem: Problem) -> dict[str, Tensor]:
     return {name: p.abs() for name, p in problem.parameters.items()}
 
@@ -239,6 +243,16 @@ def test_a_score_of_the_users(tmp_path: Path, function: str, iterative: bool) ->
     assert all(torch.equal(mask[n], expected[n]) for n in mask)
 
 
+def test_an_edited_score_does_not_find_the_old_mask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = Wanted(kept=(0.5,), scores=(UserScore(f"{__name__}:keep_large"),))
+    settings = replace(SETTINGS, base=replace(BASE, base_point="init"))
+    imc.run(tmp_path, settings, wanted)
+    imc.run(tmp_path, settings, wanted)
+    monkeypatch.setitem(globals(), "keep_large", keep_small)
+    with pytest.raises(InputError, match=r"by another version of .*keep_large: choose another --out"):
+        imc.run(tmp_path, settings, wanted)
+
+
 def test_a_score_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     wanted = Wanted(kept=(0.5,), scores=(UserScore(f"{__name__}:of_another_size"),))
     with pytest.raises(InputError, match="a score must be a tensor of"):
@@ -253,6 +267,30 @@ def test_a_trainer_of_the_users(tmp_path: Path) -> None:
     assert all(torch.allclose(end[n], 0.81 * start[n]) for n in start)
     assert run.epochs(cell) == [1, 2]
     assert run.description["trainer"] == settings.trainer
+
+
+def test_a_base_point_is_one_of_the_states_of_the_trainer(tmp_path: Path) -> None:
+    """Its second epoch would begin at step 2; after 1 step there is only a state of our own trainer."""
+    own = replace(SETTINGS, trainer=f"{__name__}:two_steps")
+    wanted = Wanted(choices={"theory": PRESETS["theory"]}, kept=(0.5,))
+    with pytest.raises(InputError, match=r"--k 1: your --trainer hands over whole epochs of 2 steps"):
+        imc.run(tmp_path / "run", own, wanted)
+    assert not (tmp_path / "run").exists()
+    second = replace(own, base=replace(BASE, k=2))
+    run = runs.create(tmp_path / "run", imc.describe(second))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        imc_tasks.train_dense(run.root, 0, second)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(threads)
+    start, point = checkpoints.read(run.start(Cell(0, "imp", 0))), after_steps(run, second, 0, 2)
+    assert all(torch.equal(point.state_dict[n], (0.9 * t).to(t)) for n, t in start.state_dict.items())
+    assert point.step == 2
+    run.epoch(Cell(0, "imp", 0), 1).unlink()
+    with pytest.raises(InputError, match="handed over no state after 2 steps"):
+        after_steps(run, second, 0, 2)
 
 
 def test_a_trainer_that_forgets_the_mask_is_found_out(tmp_path: Path) -> None:
@@ -277,6 +315,11 @@ def test_a_trainer_that_forgets_the_mask_is_found_out(tmp_path: Path) -> None:
         (["--lr", "1e30"], "NaN or infinite"),
         (["--rule", "slq_plateau", "--mask-rule", "leverage"], "raise --fast"),
         (["--trainer", "nowhere:f"], "cannot import the trainer"),
+        (["--fraction", "1.5", "--kept", "0.5"], "--fraction must lie between 0 and 1, not 1.5"),
+        (["--kept", "0.9"], "--kept 0.9 belongs to level 0, which is the dense network"),
+        (["--k", "10"], "--k 10: the dense training has 4 steps"),
+        (["--rewind-step", "999"], "--rewind-step 999: the training has 4 steps"),
+        (["--prunable", "zzz*"], "no parameter matches --prunable 'zzz*'"),
     ],
 )
 def test_bad_input_says_what_to_do(
@@ -286,6 +329,16 @@ def test_bad_input_says_what_to_do(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("error:") == 1
+    if "--lr" not in flags and "--rule" not in flags:  # what shows only in training leaves a run
+        assert not (tmp_path / "run").exists()
+
+
+def test_another_base_point_in_a_run_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(main, [*FLAGS, "--out", str(tmp_path)]) == 0
+    assert exit_code(main, [*FLAGS, "--eps", "0.1", "--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "or choose another --out" in error
+    assert "--resume" not in error
 
 
 def test_a_failed_task_leaves_the_run_usable(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -242,6 +243,28 @@ def test_changed_description_corrupted_checkpoint_and_full_disk_are_told_apart(
     monkeypatch.undo()
     assert same(tensors(run.root), whole)
     imp.train_run(run.root, RECIPE, Extent(levels=2, replicates=1))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        (replace(RECIPE, pruning=PruneOptions(fraction=1.5)), "--fraction must lie between 0 and 1, not 1.5"),
+        (replace(RECIPE, pruning=PruneOptions(prunable="zzz*")), r"no parameter matches --prunable 'zzz\*'"),
+        (replace(RECIPE, pruning=PruneOptions(rewind_step=999)), r"--rewind-step 999: the training has \d+ steps"),
+        (replace(RECIPE, pruning=PruneOptions(rewind_step=-1)), "--rewind-step must not be negative"),
+        (replace(RECIPE, training=replace(RECIPE.training, augment="flip_crop", data="flat.npz")), "needs images"),
+        (replace(RECIPE, training=replace(RECIPE.training, checkpoint_steps=(999,))), "--checkpoint-steps 999"),
+        (replace(RECIPE, training=replace(RECIPE.training, data="no.npz")), r"no\.npz"),
+    ],
+)
+def test_what_would_fail_after_the_dense_training_is_refused_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: Recipe, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.savez("flat.npz", x=np.ones((150, 64), dtype="float32"), y=np.arange(150) % 10)
+    with pytest.raises(InputError, match=message):
+        imp.train_run(tmp_path / "run", recipe, FEW)
+    assert not (tmp_path / "run").exists()
 
 
 def test_extents_are_checked() -> None:

@@ -305,6 +305,17 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert captured.err.startswith("error: ")
 
 
+def test_flat_examples_cannot_be_mirrored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.savez(tmp_path / "flat.npz", x=np.ones((20, 6)), y=np.arange(20) % 2)
+    flags = ["--model", "mlp", "--data", str(tmp_path / "flat.npz"), "--augment", "flip_crop", "--device", "cpu"]
+    for out in ("ckpt.pt", "run"):
+        assert cli.exit_code(main, [*flags, "--out", str(tmp_path / out)]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert "--augment flip_crop needs images (channels, height, width), but an example has the shape (6,)" in error
+    assert [path.name for path in tmp_path.iterdir()] == ["flat.npz"]
+
+
 def test_options_are_checked_before_anything_is_loaded() -> None:
     with pytest.raises(InputError, match="--epochs"):
         check(replace(OPTIONS, epochs=-1, data="nothing"))

@@ -29,7 +29,8 @@ from tqdm import tqdm
 from landscape import cli, loading, runs, tasks
 from landscape.cli import option
 from landscape.errors import InputError
-from landscape.pruning import imc_tasks, imp, rivals
+from landscape.pruning import imc_tasks, imp, preflight, rivals
+from landscape.pruning import settings as shared
 from landscape.pruning.imc_options import BaseOptions, Choice, ChoiceOptions, choices_of
 from landscape.pruning.imc_tasks import Job
 from landscape.pruning.imp import OutputOptions
@@ -197,6 +198,7 @@ def check(settings: Settings, wanted: Wanted) -> None:
     InputError
         With the option and what to do.
     """
+    preflight.check_pruning(settings.recipe.pruning)
     if wanted.replicates < 1:
         raise InputError(f"--replicates must be at least 1, not {wanted.replicates}")
     if (wanted.rivals or wanted.scores) and not wanted.kept:
@@ -205,6 +207,13 @@ def check(settings: Settings, wanted: Wanted) -> None:
         if not 0 < kept <= 1:
             raise InputError(f"a kept fraction lies in (0, 1], not {kept}")
     levels = [level_of(kept, settings.recipe.pruning) for kept in wanted.kept]
+    if 0 in levels:
+        fraction, given = settings.recipe.pruning.fraction, wanted.kept[levels.index(0)]
+        raise InputError(
+            f"--kept {given:g} belongs to level 0, which is the dense network: at --fraction {fraction:g} the first "
+            f"levels keep {1 - fraction:.3g} and {(1 - fraction) ** 2:.3g}; give one of these, or a run of its own "
+            "with a smaller --fraction"
+        )
     if len(set(levels)) < len(levels):
         raise InputError(
             f"two of the kept fractions {wanted.kept} belong to the same level; they need runs of their own"
@@ -216,6 +225,24 @@ def check(settings: Settings, wanted: Wanted) -> None:
             raise InputError("--mask-rule none has no mask to be shuffled; leave --shuffles out")
     if settings.trainer is not None:
         loading.import_object(settings.trainer, "trainer")
+    imp.check(settings.recipe)
+    if wanted.choices or wanted.scores:
+        check_base_point(settings)
+
+
+def check_base_point(settings: Settings) -> None:
+    """Refuse a base point that the dense training does not pass, or of which a user's trainer keeps no state."""
+    base, training = settings.base, settings.recipe.training
+    if base.base_point != "k_steps":
+        return
+    last, each = preflight.num_steps(training, imp.load_data(training)[0]), shared.steps_per_epoch(settings)
+    if base.k > last:
+        raise InputError(f"--k {base.k}: the dense training has {last} steps; give a smaller --k or more --epochs")
+    if settings.trainer is not None and base.k % each:
+        raise InputError(
+            f"--k {base.k}: your --trainer hands over whole epochs of {each} steps, and a base point between them "
+            f"would be of another training; give a multiple of {each}, or --base-point init or converged"
+        )
 
 
 def describe(settings: Settings) -> dict[str, Any]:

@@ -88,7 +88,8 @@ def folder(run: Run, replicate: int, base: BaseOptions) -> Path:
 def journal(run: Run, replicate: int, base: BaseOptions) -> Journal:
     """Return the kept steps of a base point; they are not mixed with those of other options."""
     asked = {"run": run.fingerprint, "replicate": replicate, "base": base}
-    return Journal(folder(run, replicate, base), store.fingerprint(asked), resume=True)
+    remedy = "give the options of the base point that it was started with, or choose another --out"
+    return Journal(folder(run, replicate, base), store.fingerprint(asked), resume=True, remedy=remedy)
 
 
 def base_point(run: Run, settings: Settings, replicate: int) -> BasePoint:

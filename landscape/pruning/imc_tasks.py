@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from landscape import results, runs, store
+from landscape import loading, results, runs, store
 from landscape.dimension import answers, direct
 from landscape.dimension.answers import POINTWISE
 from landscape.dimension.rules import LIPSCHITZ_RULES, GapResult, gap_ratio
@@ -55,6 +55,7 @@ class Job:
 
 def train_dense(root: Path, replicate: int, settings: Settings) -> str:
     """Train the dense network of a replicate and store its facts, or find it finished. This is a task."""
+    torch.set_num_threads(settings.recipe.threads)
     run, cell = runs.read(root), Cell(replicate, "imp", 0)
     if settings.trainer is None:
         words = train_cell(root, cell, settings.recipe)
@@ -229,12 +230,7 @@ def count_of(kept: float, full: Mask, settings: Settings) -> int:
 
 def _made(run: Run, settings: Settings, job: Job, full: Mask, kept: int | None) -> State | None:
     """Return mask (or subspace), weights that it was made at and facts of a job, kept in its folder; None without."""
-    asked: dict[str, Any] = {"run": run.fingerprint, "cell": str(job.cell), "source": job.source, "kept": kept}
-    if not isinstance(job.source, str):
-        asked["base"] = settings.base
-    elif job.source in rivals.FROM_CURVATURE_SAMPLE:
-        asked["curvature_examples"] = settings.base.curvature_examples
-    journal = Journal(run.folder(job.cell), store.fingerprint(asked), resume=True)
+    journal = _journal(run, settings, job, kept)
     if (found := journal.load("mask")) is not None:
         return found
     started = time.perf_counter()
@@ -264,6 +260,21 @@ def _made(run: Run, settings: Settings, job: Job, full: Mask, kept: int | None) 
         found["start"] = {}
     journal.save("mask", found)
     return found
+
+
+def _journal(run: Run, settings: Settings, job: Job, kept: int | None) -> Journal:
+    """Return where the mask of a job is kept; one that was made with other options is not taken for it."""
+    asked: dict[str, Any] = {"run": run.fingerprint, "cell": str(job.cell), "source": job.source, "kept": kept}
+    if not isinstance(job.source, str):
+        asked["base"] = settings.base
+    elif job.source in rivals.FROM_CURVATURE_SAMPLE:
+        asked["curvature_examples"] = settings.base.curvature_examples
+    remedy = "give the options that its mask was made with, or choose another --out"
+    if isinstance(job.source, UserScore):
+        function = job.source.function
+        asked["code"] = loading.source_sha256(loading.import_object(function, "score"))
+        remedy = f"its mask was made with others, or by another version of {function}: choose another --out"
+    return Journal(run.folder(job.cell), store.fingerprint(asked), resume=True, remedy=remedy)
 
 
 def _shuffled(run: Run, settings: Settings, job: Job, full: Mask, kept: int | None) -> State | None:

@@ -21,6 +21,7 @@ from landscape import checkpoints, cli, runs, store, tasks
 from landscape.cli import option
 from landscape.datasets import Data
 from landscape.errors import InputError
+from landscape.pruning import preflight
 from landscape.pruning.methods import PruneOptions, Recipe, branch_of, read, training_of
 from landscape.runs import METHODS, PERTURBED, Cell, Run
 from landscape.tasks import Outcome, Task, TaskOptions
@@ -92,9 +93,11 @@ def train_run(root: Path, recipe: Recipe, extent: Extent, where: TaskOptions | N
     Raises
     ------
     InputError
-        If the directory holds a run of another description, or a training failed; the others are finished first.
+        If the recipe cannot be followed, the directory holds a run of another description, or a training failed (the
+        others are finished first).
     """
     cells = plan(extent)
+    check(recipe)
     run = runs.create(root, describe(recipe))
     work = [
         Task(str(cell), train_cell, (root, cell, recipe), tuple(str(c) for c in needs(cell) if c in set(cells)))
@@ -112,6 +115,18 @@ def train_run(root: Path, recipe: Recipe, extent: Extent, where: TaskOptions | N
         outcomes = tasks.run(work, where, report)
     tasks.raise_failures(outcomes)
     return run
+
+
+def check(recipe: Recipe) -> None:
+    """Refuse a recipe that cannot be followed, before a run is created.
+
+    Raises
+    ------
+    InputError
+        With the name of the option.
+    """
+    preflight.check_pruning(recipe.pruning)
+    preflight.check(recipe, load_data(recipe.training)[0])
 
 
 def describe(recipe: Recipe) -> dict[str, Any]:

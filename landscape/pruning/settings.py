@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from landscape import checkpoints, masks, models
 from landscape.checkpoints import Checkpoint
 from landscape.datasets import Data
+from landscape.errors import InputError
 from landscape.problem import Problem, ProblemSettings
 from landscape.pruning import methods
 from landscape.pruning.criteria import Mask
@@ -91,6 +92,11 @@ def steps_per_epoch(settings: Settings) -> int:
 def after_steps(run: Run, settings: Settings, replicate: int, k: int) -> Checkpoint:
     """Return the dense training after k steps, of which the first k are those of the run's dense network.
 
+    Raises
+    ------
+    InputError
+        If a trainer of the user's kept no state after k steps; ours would take other steps than it did.
+
     Notes
     -----
     Cost: the epochs that hold these steps are trained to their end.
@@ -98,8 +104,14 @@ def after_steps(run: Run, settings: Settings, replicate: int, k: int) -> Checkpo
     cell = Cell(replicate, "imp", 0)
     if k == 0:
         return methods.read(run.start(cell))
+    per_epoch = steps_per_epoch(settings)
+    if settings.trainer is not None:
+        kept = run.epoch(cell, k // per_epoch)
+        if k % per_epoch or not kept.exists():
+            raise InputError(f"the trainer {settings.trainer} handed over no state after {k} steps; choose another --k")
+        return methods.read(kept)
     folder = run.root / f"replicate_{replicate}" / f"steps_{k:06d}"
-    file, per_epoch = folder / f"step_{k:06d}.pt", steps_per_epoch(settings)
+    file = folder / f"step_{k:06d}.pt"
     options = replace(settings.recipe.training, checkpoint_steps=(k,))
     branch = replace(methods.branch_of(run, settings.recipe, cell), method=None)
     control = Control(resume=True, on_epoch=lambda epoch, _: epoch * per_epoch >= k)

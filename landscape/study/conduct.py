@@ -154,8 +154,10 @@ def plan_arm(study: Study, arm: Arm, out: Path) -> list[list[Step]]:
     Raises
     ------
     InputError
-        If the directory of the arm holds a run of another description, or results of other data.
+        If the recipe of the arm cannot be followed, or its directory holds a run of another description or results of
+        other data.
     """
+    imp.check(arm.recipe)
     run = runs.create(study.root(out, arm), imp.describe(arm.recipe))
     cells = imp.plan(arm.extent)
     blocks = []

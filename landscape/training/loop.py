@@ -74,6 +74,7 @@ class Loop:
     subspace: Subspace | None = None
 
     def __post_init__(self) -> None:
+        check_augment(self.options, self.data[0])
         parameters = dict(self.model.named_parameters())
         self.pruned = [(parameters[n], m.to(parameters[n].device, parameters[n].dtype)) for n, m in self.mask.items()]
         with torch.no_grad():
@@ -141,6 +142,15 @@ class Loop:
             self.subspace.project([torch.zeros_like(p) if p.grad is None else p.grad for p in self.model.parameters()])
         self.optimizer.step()
         return mean.detach()
+
+
+def check_augment(options: TrainOptions, x: Tensor) -> None:
+    """Refuse mirrored and shifted examples where the examples are no images."""
+    if options.augment == "flip_crop" and x.ndim != 4:
+        raise InputError(
+            f"--augment flip_crop needs images (channels, height, width), but an example has the shape "
+            f"{tuple(x.shape[1:])}"
+        )
 
 
 class Augmentation:
