@@ -1,8 +1,9 @@
 """The decision rule of a verdict: ``holds``, ``fails`` or ``not resolved``, from replicates.
 
 The effect is the mean paired difference over replicates. Its noise is the larger of two standard errors, combined in
-quadrature with the standard error of the estimator: that of the replicates, pooled over the levels of a claim, and
-that of `retrained`, the floor that training twice with another data order gives.
+quadrature with the standard error of the estimator: that of the replicates, pooled over the levels of a claim unless
+their variances differ grossly, and that of `retrained`, the floor that training twice with another data order gives
+(``landscape.noise``).
 
     order claim    holds if effect > 2 noise, fails if effect < -2 noise
     absence claim  holds if |effect| + 2 noise < delta, fails if |effect| - 2 noise > delta
@@ -18,7 +19,7 @@ Holm 1979, A simple sequentially rejective multiple test procedure, Scandinavian
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any, Literal
 
@@ -26,11 +27,11 @@ import numpy as np
 import xarray as xr
 from scipy.stats import norm
 
+from landscape.noise import ALPHA
+
 HOLDS, FAILS, NOT_RESOLVED = "holds", "fails", "not resolved"
 Kind = Literal["order", "absence"]
 
-# The one-sided error that "two standard errors" stands for.
-ALPHA = float(norm.sf(2.0))
 # Below this fraction of pruned weights a condition holds because nothing was pruned.
 VACUOUS_PRUNED = 0.05
 
@@ -83,45 +84,6 @@ class Finding:
     statistic: float
     verdict: Verdict
     labels: Mapping[str, str | int] = field(default_factory=dict)
-
-
-def pooled_se(differences: np.ndarray) -> float:
-    """Return the standard error of a mean over replicates, its variance pooled over the levels.
-
-    Parameters
-    ----------
-    differences
-        Paired differences ``(level, replicate)``; NaN where absent. Levels with one replicate do not count.
-
-    Returns
-    -------
-    Square root of pooled variance / median number of replicates; NaN where no level has two.
-    """
-    differences = np.atleast_2d(np.asarray(differences, dtype=float))
-    sizes = np.isfinite(differences).sum(1)
-    used = sizes >= 2
-    if not used.any():
-        return float("nan")
-    squares = [float(np.nansum((row - np.nanmean(row)) ** 2)) for row in differences[used]]
-    return float(np.sqrt(sum(squares) / (sizes[used] - 1).sum() / np.median(sizes[used])))
-
-
-def retrained_sd(differences: np.ndarray) -> float:
-    """Return the standard deviation of a difference between a network and its `retrained` twin (its mean is zero)."""
-    values = np.asarray(differences, dtype=float)
-    values = values[np.isfinite(values)]
-    return float(np.sqrt(np.mean(values**2))) if values.size else float("nan")
-
-
-def total_noise(replicate_se: float, floor_sd: float, num_replicates: int, estimator_se: float = 0.0) -> float:
-    """Return the noise of an effect: max(replicate se, floor / sqrt R), with the estimator's se in quadrature.
-
-    An absent term is NaN and does not enter; without replicates and without a floor the noise is not known (NaN).
-    """
-    known = [v for v in (replicate_se, floor_sd / max(num_replicates, 1) ** 0.5) if np.isfinite(v)]
-    if not known:
-        return float("nan")
-    return float(np.hypot(max(known), estimator_se if np.isfinite(estimator_se) else 0.0))
 
 
 def decide(effect: float, noise: float, kind: Kind = "order", delta: float = 0.0, width: float = 2.0) -> Verdict:
@@ -188,6 +150,28 @@ def decide_every(
     return Verdict(weakest.effect, weakest.noise, weakest.margin, NOT_RESOLVED, "some level within its noise")
 
 
+def over_levels(verdict: Verdict, levels: Sequence[int], known: Sequence[int] = (), noun: str = "level") -> Verdict:
+    """Return a verdict over every level with the levels that it is about as its reason, where it has none.
+
+    Parameters
+    ----------
+    levels
+        The levels that were judged.
+    known
+        Those at which the claim was measured otherwise (raw): the word is about fewer where some are missing.
+    """
+    if verdict.reason or not len(levels):
+        return verdict
+    reason = f"{noun}{'s' if len(levels) > 1 else ''} {_listed(levels)}"
+    if set(known) - set(levels):
+        reason = f"only {reason} of {_listed(sorted({*known, *levels}))}"
+    return replace(verdict, reason=reason)
+
+
+def _listed(levels: Sequence[int]) -> str:
+    return ", ".join(map(str, levels))
+
+
 def unresolved(verdict: Verdict, reason: str) -> Verdict:
     """Return the verdict as ``not resolved`` for a reason that no number overrules."""
     return Verdict(verdict.effect, verdict.noise, verdict.margin, NOT_RESOLVED, reason)
@@ -219,28 +203,50 @@ def decide_condition(values: Sequence[float], threshold: float, kept: Sequence[f
     return verdict
 
 
-def decide_exactly_where(outcomes: Sequence[Verdict], conditions: Sequence[Verdict]) -> Verdict:
+def decide_exactly_where(outcomes: Sequence[Verdict], conditions: Sequence[Verdict], levels: Sequence[int]) -> Verdict:
     """Return the verdict of "the outcome holds exactly where the condition holds", one entry a level each.
 
-    Levels at which either is not resolved say nothing. It fails if one level contradicts it, and needs a contrast: at
-    least one level where the condition holds and one where it fails. The effect is the fraction of agreeing levels
-    minus that of contradicting ones.
+    A level supports the claim if outcome and condition resolve to the same word, and contradicts it if to different
+    ones. Levels at which either is not resolved say nothing. It fails if a level contradicts it after Holm's correction
+    over all levels, at each of which noise may turn a word round. It holds if none does even before the correction, and
+    if after it there is a level where the condition holds and one where it fails. The effect is the fraction of
+    supporting levels minus that of contradicting ones.
     """
-    pairs = [
-        (outcome.verdict, condition.verdict)
-        for outcome, condition in zip(outcomes, conditions, strict=True)
-        if NOT_RESOLVED not in (outcome.verdict, condition.verdict)
-    ]
-    if not pairs:
-        return Verdict(float("nan"), float("nan"), float("nan"), NOT_RESOLVED, "no level resolves both sides")
-    agreeing = sum(outcome == condition for outcome, condition in pairs)
-    effect = (2 * agreeing - len(pairs)) / len(pairs)
-    verdict = Verdict(
-        effect, 0.0, effect, HOLDS if agreeing == len(pairs) else FAILS, f"{agreeing} of {len(pairs)} levels"
-    )
-    if verdict.verdict == HOLDS and len({condition for _, condition in pairs}) == 1:
+    known = {level: pair for level, *pair in zip(levels, outcomes, conditions, strict=True) if all(map(_says, pair))}
+    supported = {level: (o.margin, c.margin) for level, (o, c) in known.items()}
+    contradicted = {level: (o.margin, -c.margin) for level, (o, c) in known.items()}
+    yes, no = ([v for v, pair in ways.items() if _alike(*pair) > 2] for ways in (supported, contradicted))
+    nan = float("nan")
+    if not yes and not no:
+        return Verdict(nan, nan, nan, NOT_RESOLVED, "no level resolves both sides")
+    effect = (len(yes) - len(no)) / (len(yes) + len(no))
+    reason = f"{len(yes)} of {len(yes) + len(no)} levels: {_listed(yes)}" + (f"; not at {_listed(no)}" if no else "")
+    verdict = Verdict(effect, 0.0, effect, FAILS if no else HOLDS, reason)
+    if no:
+        chance = f"{reason}, which Holm's correction leaves to chance"
+        return verdict if _surviving(contradicted) else unresolved(verdict, chance)
+    if len({known[level][1].verdict for level in yes}) == 1:
         return unresolved(verdict, "no contrast: the condition does not vary over the levels")
+    if len({known[level][1].verdict for level in _surviving(supported)}) < 2:
+        return unresolved(verdict, f"{reason}; Holm's correction leaves the contrast to chance")
     return verdict
+
+
+def _says(verdict: Verdict) -> bool:
+    """Return whether a verdict is about its noise alone: measured, and overruled by nothing else."""
+    return verdict.verdict != NOT_RESOLVED or abs(verdict.margin) <= 2
+
+
+def _alike(first: float, second: float) -> float:
+    """Return by how many noises two margins have the same sign: both must."""
+    return max(min(first, second), min(-first, -second))
+
+
+def _surviving(pairs: Mapping[int, tuple[float, float]]) -> list[int]:
+    """Return the levels whose two margins have the same sign after Holm's correction; either sign is one test."""
+    tests = [(level, min(sign * one, sign * other)) for level, (one, other) in pairs.items() for sign in (1, -1)]
+    widths = holm_widths([margin for _, margin in tests])
+    return [level for (level, _), width in zip(tests, widths, strict=True) if np.isfinite(width)]
 
 
 DIMS = ("method", "replicate", "point", "control")

@@ -105,11 +105,11 @@ def _judge(statistic: float, threshold: float, noise: float, obstacle: str) -> t
     return statistic, Verdict(effect, noise, margin, NOT_RESOLVED if obstacle else HOLDS, obstacle)
 
 
-def _sampling_obstacle(cell: xr.Dataset) -> str:
-    """Return why passing on the samples does not let a condition hold on the region."""
+def sampling_obstacle(cell: xr.Dataset) -> str:
+    """Return why passing on the samples does not let a condition hold on the region; empty if it does."""
     if "distance" in cell and float(cell["distance"].max()) > float(cell["rho"].values[-1]) * (1 + ROUNDING):
         return "the sampled region does not reach the farthest state"
-    if str(cell["region"].values) != "adversarial":
+    if "region" not in cell or str(cell["region"].values) != "adversarial":
         return "sampled without adversarial search"
     whole, half = float(cell["lipschitz"].values[-1]), float(cell["lipschitz_half"].values[-1])
     if not whole <= (1 + GROWTH) * half:
@@ -124,8 +124,8 @@ def _gap_2l(cell: xr.Dataset) -> tuple[float, Verdict]:
     found = cell.sel(rule="gap_2l").isel(shell=-1)
     low, high = float(found["gap_ratio_lo"]), float(found["gap_ratio_hi"])
     if np.isposinf(low):
-        return _judge(np.inf, 1.0, 0.0, _sampling_obstacle(cell))
-    statistic, verdict = _judge((low + high) / 2, 1.0, (high - low) / 2, _sampling_obstacle(cell))
+        return _judge(np.inf, 1.0, 0.0, sampling_obstacle(cell))
+    statistic, verdict = _judge((low + high) / 2, 1.0, (high - low) / 2, sampling_obstacle(cell))
     if verdict.verdict == FAILS and np.isfinite(float(found["unknown_high"])):
         ends = f"({float(found['unknown_low']):.3g}, {float(found['unknown_high']):.3g})"
         reason = f"an admissible gap could hide among the unknown eigenvalues in {ends}"
@@ -150,7 +150,7 @@ def _cone_gap(cell: xr.Dataset) -> tuple[float, Verdict]:
     worst = float(min(cell["cone_gap"].values[best], cell["cone_attraction"].values[best])) / scale
     noise = float(cell["cone_residual"].values[best]) / scale
     # the ceiling is approached from below: only a positive gap can be wrong by the residual
-    return _judge(worst, 0.0, noise if worst > 0 else 0.0, _sampling_obstacle(cell))
+    return _judge(worst, 0.0, noise if worst > 0 else 0.0, sampling_obstacle(cell))
 
 
 def _attraction(cell: xr.Dataset) -> tuple[float, Verdict]:
@@ -158,7 +158,7 @@ def _attraction(cell: xr.Dataset) -> tuple[float, Verdict]:
     if best is None:
         return _absent()
     scale = float(np.nanmax(np.abs(cell["eigenvalue"].values)))
-    return _judge(float(cell["cone_attraction"].values[best]) / scale, 0.0, 0.0, _sampling_obstacle(cell))
+    return _judge(float(cell["cone_attraction"].values[best]) / scale, 0.0, 0.0, sampling_obstacle(cell))
 
 
 def _coverage(rule: str) -> Callable[[xr.Dataset], tuple[float, Verdict]]:
@@ -172,7 +172,7 @@ def _coverage(rule: str) -> Callable[[xr.Dataset], tuple[float, Verdict]]:
         if np.isnan(known).any():
             return np.nan, Verdict(np.nan, np.nan, np.nan, NOT_RESOLVED, "some states lie outside the sampled region")
         least = float(known.min(initial=np.inf))
-        statistic, verdict = _judge(least, 1.0, 0.0, _sampling_obstacle(cell))
+        statistic, verdict = _judge(least, 1.0, 0.0, sampling_obstacle(cell))
         if verdict.verdict == FAILS:
             entry = float(found["entry_step"])
             when = "it never enters" if np.isnan(entry) else f"it enters at step {entry:.0f}"

@@ -46,10 +46,21 @@ import numpy as np
 import xarray as xr
 
 from landscape import decisions
-from landscape.decisions import FAILS, HOLDS, NOT_RESOLVED, Finding, Verdict, decide, decide_every, unresolved
+from landscape.decisions import (
+    FAILS,
+    HOLDS,
+    NOT_RESOLVED,
+    Finding,
+    Verdict,
+    decide,
+    decide_every,
+    over_levels,
+    unresolved,
+)
 from landscape.errors import InputError
 from landscape.imp_claims import PAUL, SALEEM, Evidence, order_claim
 from landscape.imp_evidence import Values, logarithm
+from landscape.noise import level_noises
 
 PREDICTION_DELTA = 0.05
 LIMITED = 3
@@ -167,14 +178,19 @@ def _comparisons(study: xr.Dataset) -> list[Finding]:
     found = []
     for prefix, method, statement in PAIRS:
         by_control: dict[str, dict[str, list[Finding]]] = {}
+        raw: dict[str, Values] = {}  # the first of the controls
         for control in CONTROLS:
             floors = {name: paired(*both) for name, both in pair(study, "retrained", control).items()}
             for name, both in pair(study, method, control).items():
                 step, floor = paired(*both), floors.get(name)
-                size = _rms(step["se"])
                 effects = _known(step["value"])
+                raw.setdefault(name, effects)
                 evidence = Evidence(
-                    effects, None if floor is None else _known(floor["value"]), size, labels={"control": control}
+                    effects,
+                    None if floor is None else _known(floor["value"]),
+                    _rms(step["se"]),
+                    raw=raw[name],
+                    labels={"control": control},
                 )
                 unsure = step["value"].notnull() & ~step["sure"].astype(bool)
                 levels = unsure["level"].values[unsure.any("replicate").values].tolist()
@@ -203,9 +219,8 @@ def _geometric(findings: dict[str, list[Finding]]) -> list[Finding]:
         weakest = min(both, key=lambda f: np.nan_to_num(f.verdict.margin, nan=0.0))
         words = {f.verdict.verdict for f in both}
         word = FAILS if FAILS in words else HOLDS if words == {HOLDS} else NOT_RESOLVED
-        reason = (
-            "" if word != NOT_RESOLVED else "; ".join(dict.fromkeys(f.verdict.reason for f in both if f.verdict.reason))
-        )
+        saying = [f.verdict.reason for f in both if f.verdict.verdict == word]
+        reason = "; ".join(dict.fromkeys(text for text in saying if text))
         verdict = replace(weakest.verdict, verdict=word, reason=reason)
         found.append(replace(weakest, verdict=verdict, labels={**weakest.labels, "control": "geometric"}))
     return found
@@ -305,11 +320,11 @@ def absence_claim(claim: str, statement: str, effects: Values) -> list[Finding]:
                 claim, statement, PAUL, np.nan, Verdict(np.nan, np.nan, np.nan, NOT_RESOLVED, "not measured"), labels
             )
         ]
-    se, means = decisions.pooled_se(effects.values), effects.mean("replicate").values.tolist()
-    noises = [decisions.total_noise(se, np.nan, int(np.isfinite(row).sum())) for row in effects.values]
-    whole = decide_every(means, noises, "absence", PREDICTION_DELTA)
+    means, noises = effects.mean("replicate").values.tolist(), level_noises(effects.values)
+    levels = effects["level"].values.tolist()
+    whole = over_levels(decide_every(means, noises, "absence", PREDICTION_DELTA), levels)
     found = [Finding(claim, statement, PAUL, whole.effect, whole, labels)]
-    for level, mean, noise in zip(effects["level"].values.tolist(), means, noises, strict=True):
+    for level, mean, noise in zip(levels, means, noises, strict=True):
         verdict = decide(mean, noise, "absence", PREDICTION_DELTA)
         found.append(Finding(claim, statement, PAUL, mean, verdict, {**labels, "level": level}))
     return found

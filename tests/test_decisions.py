@@ -3,6 +3,7 @@ import pytest
 
 from landscape import decisions
 from landscape.decisions import FAILS, HOLDS, NOT_RESOLVED, Verdict
+from landscape.noise import level_noises
 
 
 def words(
@@ -12,9 +13,7 @@ def words(
     found = []
     for seed in range(seeds):
         draws = effect + noise * np.random.default_rng(seed).standard_normal((levels, 3))
-        se = decisions.pooled_se(draws)
-        total = decisions.total_noise(se, float("nan"), 3)
-        found.append(decisions.decide_every(draws.mean(1), [total] * levels, kind, delta).verdict)
+        found.append(decisions.decide_every(draws.mean(1).tolist(), level_noises(draws), kind, delta).verdict)
     return found
 
 
@@ -72,27 +71,6 @@ def test_a_missing_level_prevents_every_but_not_a_failure():
     assert decisions.decide_every([], []).reason == "not measured"
 
 
-def test_noise_is_the_larger_floor_combined_with_the_estimator():
-    assert decisions.total_noise(3.0, 1.0, 1, 4.0) == 5.0
-    assert decisions.total_noise(1.0, 6.0, 4, 4.0) == 5.0
-    assert decisions.total_noise(float("nan"), 6.0, 4) == 3.0
-    assert np.isnan(decisions.total_noise(float("nan"), float("nan"), 1, 1.0))
-    assert decisions.decide(1.0, float("nan")).verdict == NOT_RESOLVED
-
-
-def test_pooled_se_is_that_of_one_level_and_pools_several():
-    draws = np.random.default_rng(0).standard_normal((1, 8))
-    assert decisions.pooled_se(draws) == pytest.approx(draws.std(ddof=1) / 8**0.5)
-    many = np.random.default_rng(1).standard_normal((4000, 3)) + np.arange(4000)[:, None]
-    assert decisions.pooled_se(many) == pytest.approx(3**-0.5, rel=0.05)
-    assert np.isnan(decisions.pooled_se(np.array([[1.0], [2.0]])))
-
-
-def test_retrained_floor_counts_the_differences_themselves():
-    assert decisions.retrained_sd(np.array([[3.0, -3.0], [3.0, np.nan]])) == 3.0
-    assert np.isnan(decisions.retrained_sd(np.array([np.nan])))
-
-
 def test_noiseless_effects_have_infinite_margins():
     assert decisions.decide(1.0, 0.0).verdict == HOLDS
     assert decisions.decide(0.0, 0.0).verdict == NOT_RESOLVED
@@ -106,10 +84,59 @@ def test_conditions_need_pruning_and_contrast():
     assert "no contrast" in decisions.decide_condition([1.0, 1.0], 0.5, [1.0, 0.5]).reason
 
 
+def test_a_verdict_over_every_level_names_them_where_it_gives_no_reason():
+    verdict = decisions.decide_every([5.0, 6.0], [1.0, 1.0])
+    assert decisions.over_levels(verdict, [4, 10]).reason == "levels 4, 10"
+    assert decisions.over_levels(verdict, [10]).reason == "level 10"
+    assert decisions.over_levels(verdict, [4, 10], [4, 10]).reason == "levels 4, 10"
+    fewer = decisions.over_levels(verdict, [4, 10], [1, 4, 7, 10, 13])
+    assert (fewer.verdict, fewer.reason) == (HOLDS, "only levels 4, 10 of 1, 4, 7, 10, 13")
+    within = decisions.decide_every([5.0, 1.0], [1.0, 1.0])
+    assert decisions.over_levels(within, [4, 10], [1, 4, 10]).reason == "some level within its noise"
+
+
+def where(outcomes, conditions):
+    """The verdict of "exactly where" from margins."""
+    both = ([decisions.decide(m, 1.0) for m in margins] for margins in (outcomes, conditions))
+    return decisions.decide_exactly_where(*both, list(range(1, len(outcomes) + 1)))
+
+
 def test_exactly_where():
-    yes, no, open_ = (Verdict(0, 0, 0, word) for word in (HOLDS, FAILS, NOT_RESOLVED))
-    assert decisions.decide_exactly_where([yes, yes, no], [yes, yes, no]).verdict == HOLDS
-    assert decisions.decide_exactly_where([yes, no, no], [yes, yes, no]).verdict == FAILS
-    assert decisions.decide_exactly_where([yes, open_, no], [yes, yes, no]).verdict == HOLDS
-    assert "no contrast" in decisions.decide_exactly_where([yes, yes], [yes, yes]).reason
-    assert "no level" in decisions.decide_exactly_where([open_], [yes]).reason
+    found = where([9, 9, -9], [9, 9, -9])
+    assert (found.verdict, found.reason) == (HOLDS, "3 of 3 levels: 1, 2, 3")
+    found = where([9, -9, -9], [9, 9, -9])
+    assert (found.verdict, found.reason) == (FAILS, "2 of 3 levels: 1, 3; not at 2")
+    assert where([9, 0, -9], [9, 9, -9]).verdict == HOLDS
+    assert "no contrast" in where([9, 9], [9, 9]).reason
+    assert "no level" in where([0], [9]).reason
+    overruled = decisions.unresolved(decisions.decide(9, 1.0), "not converged")
+    yes, no = decisions.decide(9, 1.0), decisions.decide(-9, 1.0)
+    assert decisions.decide_exactly_where([yes, no, overruled], [yes, no, no], [1, 2, 3]).verdict == HOLDS
+    unknown = Verdict(1.0, float("nan"), float("nan"), NOT_RESOLVED, "noise unknown")
+    assert decisions.decide_exactly_where([yes, no, unknown], [yes, no, no], [1, 2, 3]).verdict == HOLDS
+
+
+def test_one_of_seven_levels_that_contradicts_at_two_noises_is_left_to_chance():
+    found = where([9, 9, 9, 9, 9, 9, -2.3], [9, 9, 9, -9, 9, 9, 9])
+    assert found.verdict == FAILS  # level 4 by far
+    found = where([9, 9, 9, -9, 9, 9, -2.3], [9, 9, 9, -9, 9, 9, 9])
+    assert found.verdict == NOT_RESOLVED
+    assert found.reason == "6 of 7 levels: 1, 2, 3, 4, 5, 6; not at 7, which Holm's correction leaves to chance"
+    assert where([9, 9, 9, -2.1], [9, 9, 9, -2.1]).reason.endswith("Holm's correction leaves the contrast to chance")
+
+
+def test_a_true_claim_about_where_seldom_fails_and_a_false_one_does():
+    """Seven levels, three replicates: the outcome's margin is 2.5 noises where true, the condition's 8."""
+    rng, margins = np.random.default_rng(0), np.array([1, 1, 1, 1, -1, -1, -1])
+
+    def found(seeds, wrong=0.0):
+        given = []
+        for _ in range(seeds):
+            draws = np.stack([2.5 * margins - wrong * (np.arange(7) == 1), 8 * margins])[..., None] * 3**-0.5
+            draws = draws + rng.standard_normal((2, 7, 3))
+            sides = ([decisions.decide(*pair) for pair in zip(d.mean(1), level_noises(d), strict=True)] for d in draws)
+            given.append(decisions.decide_exactly_where(*sides, list(range(7))).verdict)
+        return np.array(given)
+
+    assert np.mean(found(300) == FAILS) <= 0.05
+    assert np.mean(found(60, wrong=12.0) == FAILS) > 0.9

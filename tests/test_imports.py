@@ -17,6 +17,7 @@ PACKAGE = ROOT / "landscape"
 # A module imports modules of lower rank only. A package has one rank; its own modules may import each other.
 RANKS = {
     "errors": 0,
+    "noise": 0,
     "schemas": 0,
     "seeds": 0,
     "alignment": 1,
@@ -75,7 +76,7 @@ RANKS = {
 
 # The half that works on stored results: it must import where there is no torch.
 ARRAYS = {
-    *("errors", "schemas", "seeds", "cli", "store", "tasks", "decisions"),
+    *("errors", "schemas", "seeds", "cli", "store", "tasks", "decisions", "noise"),
     *("compression_claims", "density", "gaps", "imp_claims", "imp_evidence", "manifold_claims", "volume_claims"),
     *("pretraining", "preconditions", "figures", "accessor", "report"),
 }

@@ -12,12 +12,12 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
-from landscape import density, imp_claims
+from landscape import density
 from landscape.errors import InputError
 from landscape.figures.imp_levels import METHODS, need
 from landscape.figures.levels import LIMITED, plot_level
 from landscape.figures.spectra import UNIT, symlog_ticks
-from landscape.imp_evidence import CONTROLS, eigenvalues, logarithm, pick, spectral_pair
+from landscape.imp_evidence import CONTROLS, cut_of, eigenvalues, logarithm, pick, spectral_pair
 
 CHAIN = (
     ("imp", "restricted", "restricted", "C2", "s"),
@@ -193,7 +193,7 @@ def plot_principal_angles(study: xr.Dataset, ax: Axes, method: str = "imp") -> A
     """Draw the principal angles between the top eigenspaces of successive minima (cut C - 1), a line a level."""
     if "principal_cosine" not in study:
         raise InputError("not measured: eigenspaces (--quantities alignment)")
-    cut = imp_claims.cut_of(study)
+    cut = cut_of(study)
     values = need(pick(study.sel(cut=cut), "principal_cosine", method=method), "eigenspaces (--quantities alignment)")
     values = xr.apply_ufunc(lambda cosine: np.degrees(np.arccos(cosine)), values.dropna("angle", how="all"))
     colours = plt.get_cmap("viridis")(np.linspace(0.0, 0.85, values.sizes["level"]))
@@ -216,7 +216,7 @@ def plot_overlap(study: xr.Dataset, ax: Axes) -> Axes:
     """Draw the overlap of the top eigenspaces of successive minima over the levels, beside the null and the floor."""
     if "overlap" not in study:
         raise InputError("not measured: eigenspaces (--quantities alignment)")
-    cut = imp_claims.cut_of(study)
+    cut = cut_of(study)
     for method in ("imp", "retrained", "fine_tune", "random_mask_layerwise"):
         values = pick(study.sel(cut=cut), "overlap", method=method)
         if values is not None:

@@ -36,8 +36,9 @@ import scipy.stats
 import xarray as xr
 
 from landscape import store
-from landscape.decisions import HOLDS, Verdict, decide, decide_every, pooled_se, total_noise, unresolved
+from landscape.decisions import HOLDS, Verdict, decide, decide_every, over_levels, unresolved
 from landscape.errors import InputError
+from landscape.noise import pooled_sd, total_noise
 from landscape.pretraining import bounds, laws, targets, thresholds
 from landscape.pretraining.laws import SlopeOptions
 
@@ -183,16 +184,18 @@ def _beats_random(cells: xr.Dataset) -> Row:
         values = gain.sel(size=size)
         rows = [values.values[cells["num_examples"].values == m] for m in np.unique(cells["num_examples"])]
         noises.append(_standard_error(rows, values.size))
-    return Row("beats_random", float(np.exp(means.min())), decide_every(list(means), noises))
+    verdict = over_levels(decide_every(list(means), noises), gain["size"].values.tolist(), noun="size")
+    return Row("beats_random", float(np.exp(means.min())), verdict)
 
 
 def _standard_error(rows: list[np.ndarray], count: int, estimator: float = 0.0) -> float:
-    """Return the standard error of a mean over all cells from the scatter of replicates at equal m."""
+    """Return the standard error of a mean over all cells from the scatter of replicates at equal m: sd / sqrt(count).
+
+    It needs no equal variances: with as many replicates at every m, the pooled variance is the mean of the variances.
+    """
     length = max(len(row) for row in rows)
     padded = np.array([np.pad(row.astype(float), (0, length - len(row)), constant_values=np.nan) for row in rows])
-    pooled = pooled_se(padded)
-    per_row = float(np.median(np.isfinite(padded).sum(1)))
-    return total_noise(pooled * np.sqrt(per_row / count), float("nan"), 1, estimator / np.sqrt(count))
+    return total_noise(pooled_sd(padded) / np.sqrt(count), float("nan"), 1, estimator / np.sqrt(count))
 
 
 def _log_k(cells: xr.Dataset, options: ClaimOptions, against_random: Verdict) -> Row:
