@@ -24,7 +24,7 @@ def networks(gain: float, lost: float = 0.0, kept: float | None = None, noise: f
     accuracy[2:4, 1:] -= lost + gain
     accuracy[0, 1:], accuracy[1:, 0] = np.nan, np.nan
     chance = np.full(shape, np.nan)
-    chance[4, 1:] = 0.05 if gain > 0 else 0.1  # 1 in 20 is the smallest chance that 19 masks show
+    chance[4, 1:] = 0.05 if gain > 0 else 1.0 if gain < 0 else 0.5  # 1 in 20 is the least that 19 masks show
     fraction = 0.8 ** np.array(LEVELS) if kept is None else np.array([1.0, kept, kept])
     dims = ("method", "level", "replicate")
     kept_of = np.where(np.isnan(accuracy), np.nan, fraction[None, :, None])
@@ -61,8 +61,58 @@ def test_better_than_nulls(gain: float, expected: str) -> None:
     found = evaluate(None, networks(gain), None)
     for claim in ("beats_shuffle", "beats_random"):
         assert word(found, claim, "one_shot") == expected
-    if gain:
-        assert word(found, "masks_well_at_base", "theory_forced") == expected
+    assert word(found, "masks_well_at_base", "theory_forced") == expected
+
+
+def text(found: xr.Dataset, claim: str, method: str) -> str:
+    return str(found["reason"].sel({"claim": claim, "method": method}).item())
+
+
+@pytest.mark.parametrize(
+    ("chances", "expected"),
+    [([0.05, 0.05, 0.05], HOLDS), ([0.05, 0.1, 0.05], NOT_RESOLVED), ([0.45] * 3, NOT_RESOLVED),
+     ([0.9] * 3, NOT_RESOLVED), ([0.95, 1.0, 1.0], FAILS), ([0.05, 1.0, 1.0], NOT_RESOLVED)],
+)  # fmt: skip
+def test_a_chance_that_is_neither_low_nor_high_is_not_resolved(chances: list[float], expected: str) -> None:
+    study = networks(0.01)
+    study["masked_p_value"].loc[{"method": "theory_forced", "level": 4}] = chances
+    found = evaluate(None, study, None)
+    place = {"claim": "masks_well_at_base", "method": "theory_forced", "level": 4}
+    assert found["level_verdict"].sel(place).item() == expected
+    assert word(found, "masks_well_at_base", "theory_forced") == expected
+    assert found["effect"].sel({k: v for k, v in place.items() if k != "level"}).item() == pytest.approx(
+        0.05 - max(chances)
+    )
+
+
+def test_a_mask_that_prunes_nothing_is_no_test_of_masking_or_of_comparisons() -> None:
+    for gain in (0.01, -0.01, 0.0):
+        found = evaluate(None, networks(gain, kept=0.99), None)
+        for claim, method in (("masks_well_at_base", "theory_forced"), ("beats_random", "one_shot")):
+            assert word(found, claim, method) == NOT_RESOLVED
+            assert text(found, claim, method).startswith("vacuous")
+    part = networks(-0.01)
+    part["kept"].loc[{"level": 4}] = 0.96
+    found = evaluate(None, part, None)
+    assert word(found, "beats_random", "one_shot") == FAILS
+    assert text(found, "beats_random", "one_shot") == "only level 10 of 4, 10"
+    assert text(found, "masks_well_at_base", "theory_forced") == "level 10"
+
+
+def test_networks_are_compared_where_they_keep_as_much() -> None:
+    """What a rule chooses itself stands under one level, whatever it keeps."""
+    study = networks(0.01)
+    study["kept"].loc[{"method": "one_shot", "level": 4}] = 0.9
+    found = evaluate(None, study, None)
+    assert word(found, "beats_random", "one_shot") == HOLDS
+    assert text(found, "beats_random", "one_shot") == "only level 10 of 4, 10"
+    study["kept"].loc[{"method": "one_shot"}] = 0.9
+    assert (
+        text(evaluate(None, study, None), "beats_random", "one_shot") == "no network that keeps as much to compare with"
+    )
+    study = networks(0.01)
+    study["kept"].loc[{"method": "one_shot"}] *= 1.0005  # another rounding of the same fraction
+    assert text(evaluate(None, study, None), "beats_random", "one_shot") == "levels 4, 10"
 
 
 @pytest.mark.parametrize(("lost", "expected"), [(0.0, HOLDS), (0.02, FAILS), (0.005, NOT_RESOLVED)])
@@ -112,6 +162,39 @@ def dimensions(ratio: list[float]) -> xr.Dataset:
         },
         {"rule": ["gap_4l"], "shell": [0], "level": levels},
     )
+
+
+def searched(ratio: list[float], growth: float = 1.0) -> xr.Dataset:
+    """The same from an adversarial search whose halves agree in l up to ``growth``."""
+    study = dimensions(ratio)
+    study["gap_ratio_lo"] = study["gap_ratio_hi"] - 0.01
+    study["region"] = ("level", ["adversarial"] * len(ratio))
+    study["lipschitz"] = (("shell", "level"), np.full((1, len(ratio)), growth))
+    study["lipschitz_half"] = (("shell", "level"), np.ones((1, len(ratio))))
+    study["status"] = (("rule", "shell", "level"), np.full((1, 1, len(ratio)), "found", dtype=object))
+    return study
+
+
+def test_an_adversarial_search_lets_the_gap_hold() -> None:
+    found = evaluate(None, None, searched([3.0, 2.0, 1.5]))
+    assert word(found, "gap_at_every_level", "imp") == HOLDS
+    assert text(found, "gap_at_every_level", "imp") == "levels 0, 1, 2"
+    assert word(evaluate(None, None, searched([3.0, 2.0, 1.5], 1.2)), "gap_at_every_level", "imp") == NOT_RESOLVED
+    assert word(evaluate(None, None, searched([3.0, 0.5, 1.5])), "gap_at_every_level", "imp") == FAILS
+    good = conditions(2.0, 2.0, 2.0, 0.99)
+    for name, value in (("lipschitz", 1.0), ("lipschitz_half", 0.99)):
+        good[name] = xr.full_like(good["rho"], value)
+    good["region"] = (("method", "replicate"), [["adversarial"]])
+    for claim in ("gap_within_eps", "gap_covers_training"):
+        assert word(evaluate(good, None, None), claim, "imc_reconstructed", 0) == HOLDS
+
+
+def test_a_gap_that_may_hide_at_a_level_is_not_excluded_there() -> None:
+    study = searched([3.0, 0.5, 1.5])
+    study["status"].loc[{"level": 1}] = NOT_RESOLVED
+    found = evaluate(None, None, study)
+    assert word(found, "gap_at_every_level", "imp") == NOT_RESOLVED
+    assert "could hide" in text(found, "gap_at_every_level", "imp")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import xarray as xr
 
 from landscape import cli, preconditions, runs, store
 from landscape.errors import InputError
+from landscape.pretraining import claims
 from landscape.pretraining.claims import ClaimOptions, evaluate
 
 SIZES = (250, 500, 1000, 2000, 4000, 8000, 16000)
@@ -148,6 +149,16 @@ def test_too_few_sizes_and_targets_that_are_not_crossed_are_not_resolved():
     assert verdicts(study(time=lambda m, n: 1e9))["before_dense"] == "not resolved"
     reasons = evaluate(study(sizes=SIZES[:4]), FAST)["reason"].sel(claim="grows_steps").item()
     assert "6 sizes" in reasons
+
+
+def test_the_claim_of_every_size_names_the_sizes():
+    reasons = evaluate(study(sizes=SIZES[:2]), FAST)["reason"].sel(claim="beats_random").item()
+    assert reasons == "sizes 4, 8, 16, 32, 64, 128, 256"
+
+
+def test_the_error_of_a_mean_over_cells_does_not_depend_on_rows_without_a_second_replicate():
+    rows = [np.array([0.0, 2.0]), np.array([1.0, 3.0]), *[np.array([5.0])] * 5]
+    assert claims._standard_error(rows, 9) == pytest.approx(2**0.5 / 3)
 
 
 def test_exponents_of_the_axes_differ_by_one():

@@ -1,11 +1,14 @@
 """The claims of iterative magnitude pruning on planted studies: each holds, fails and stays open where it should."""
 
+import json
+
 import numpy as np
 import pytest
 import xarray as xr
 
-from landscape import decisions, imp_claims, schemas
+from landscape import decisions, imp_claims, imp_evidence, noise, preconditions, schemas
 from landscape.decisions import FAILS, HOLDS, NOT_RESOLVED
+from landscape.errors import InputError
 
 METHODS = ["imp", "fine_tune", "one_shot", "random_init", "random_mask_layerwise", "retrained"]
 LEVELS, REPLICATES = [0, 1, 4, 10], [0, 1, 2]
@@ -59,11 +62,15 @@ def _functions(sign: float, draw) -> dict[str, tuple[tuple[str, ...], np.ndarray
     if sign < 0:
         barrier[:, 0, 0, LEVELS.index(1)] += 0.05
         barrier[:, 0, 0, LEVELS.index(10)] -= 0.05
+    barrier[:, 0, METHODS.index("retrained")] = barrier[:, 0, 0] + 0.02 * draw(2, *SHAPE[1:])
     barrier[:, 1, METHODS.index("one_shot")] += 0.05 if sign > 0 else -0.02
     below = np.full((3, *SHAPE), 0.2)
     below[0] += 0.1 * sign
     below[0, METHODS.index("random_mask_layerwise")] -= 0.05 * sign
-    below[0, METHODS.index("fine_tune")] = 0.1 * sign
+    below += 0.2 * draw(3, *SHAPE)
+    # the region is empty where fine-tuning starts, and a fraction is never negative
+    below[0, METHODS.index("fine_tune")] = imp_claims.REFILLING_DELTA + 0.1 * sign + 0.01 * draw(*SHAPE[1:])
+    below = np.maximum(below, 0.0)
     steps = np.ones((4, *SHAPE))
     steps[0] = np.exp(-sign)
     overlap = np.full((2, *SHAPE), 0.5)
@@ -74,7 +81,7 @@ def _functions(sign: float, draw) -> dict[str, tuple[tuple[str, ...], np.ndarray
         "point_error": (("split", "at", *cell), error),
         "barrier_error": (("split", "pair", *cell), barrier),
         "disagreement": (("split", "pair", *cell), differs + 0.1 * draw(2, 3, *SHAPE)),
-        "fraction_below": (("at", *cell), below + 0.2 * draw(3, *SHAPE)),
+        "fraction_below": (("at", *cell), below),
         "loss_increase": (("removal", *cell), steps * np.exp(draw(4, *SHAPE))),
         "step_curvature": (("removal", *cell), steps * np.exp(draw(4, *SHAPE))),
         "overlap": (("cut", *cell), overlap + draw(2, *SHAPE)),
@@ -120,6 +127,131 @@ def test_nothing_planted_is_seldom_given_a_word() -> None:
     assert given.count(FAILS) < 0.15 * len(given)  # one of three levels, the noise known from three replicates each
 
 
+def whole(study: xr.Dataset, claim: str, control: str = "raw", method: str = "") -> tuple[str, str]:
+    """The word over every level, and its reason."""
+    one = imp_claims.evaluate(study).sel({"claim": claim, "control": control, "method": method})
+    return one["verdict"].item(), one["reason"].item()
+
+
+def test_fine_tuning_that_refills_nothing_fails() -> None:
+    study = planted(1.0)
+    study["fraction_below"].loc[{"method": "fine_tune", "at": "minimum"}] = 0.0
+    assert whole(study, "refilling_is_not_rewinding")[0] == FAILS
+
+
+def test_a_control_with_fewer_levels_than_raw_says_so() -> None:
+    study = planted(1.0)
+    assert whole(study, "minimum_flatter_than_projected", "loss_matched") == (HOLDS, "levels 1, 4, 10")
+    study["eigenvalue"].loc[{"control": "loss_matched", "level": 4}] = np.nan
+    found = whole(study, "minimum_flatter_than_projected", "loss_matched")
+    assert found == (HOLDS, "only levels 1, 10 of 1, 4, 10")
+    assert "only levels 1, 10 of 1, 4, 10" in preconditions.describe(imp_claims.evaluate(study))
+    assert whole(study, "training_refills") == (HOLDS, "levels 1, 4, 10")
+
+
+def test_eigenvalues_that_did_not_converge_stay_out() -> None:
+    study = planted(0.0, noise=0.0)
+    study["eigenvalue"].loc[{"method": "fine_tune", "eigen": 5}] *= np.e
+    study["converged"] = xr.ones_like(study["eigenvalue"])
+    assert float(imp_claims.spectral_pair(study, "fine_tune", "raw").mean()) == pytest.approx(0.2)
+    study["converged"].loc[{"method": "fine_tune", "eigen": 5}] = 0.0
+    np.testing.assert_allclose(imp_claims.spectral_pair(study, "fine_tune", "raw"), 0.0, atol=1e-12)
+
+
+def test_the_error_after_the_last_epoch_ranks_what_connectivity_did_not_measure() -> None:
+    study = planted(1.0)
+    last = 1 - study["point_error"].sel(split="test", at="minimum", drop=True)
+    study["test_accuracy"] = xr.concat([last - 0.5, last], "epoch").assign_coords(epoch=[9, 10])
+    study["point_error"].loc[{"method": "one_shot"}] = np.nan
+    assert whole(study, "imp_best", method="one_shot") == (HOLDS, "level 10")
+    found = imp_claims.evaluate(study)["effect"].sel({"claim": "imp_best", "control": "raw", "method": "one_shot"})
+    assert found.item() == pytest.approx(0.05, abs=0.01)
+    alone = study.drop_vars("point_error")
+    assert whole(alone, "imp_best", method="fine_tune") == (HOLDS, "level 10")
+    assert imp_claims.matching(alone)[4].verdict == HOLDS
+
+
+def test_level_zero_lends_matching_no_noise() -> None:
+    """There every difference from the dense networks is exactly zero: pooled in, it would halve the noise."""
+    study = planted(0.0, noise=0.1)
+    errors = (
+        study["point_error"].sel({"split": "test", "at": "minimum", "method": "imp"}).transpose("level", "replicate")
+    )
+    gaps = (errors - errors.sel(level=0)).values[1:]
+    twins = study.drop_sel(method="retrained")
+    assert imp_claims.matching(twins)[4].noise == pytest.approx(noise.pooled_sd(gaps) / 3**0.5)
+    assert set(imp_claims.matching(study)) == {1, 4, 10}
+
+
+def test_a_barrier_has_the_error_of_its_examples_and_the_floor_of_training_twice() -> None:
+    study = planted(1.0)
+    assert whole(study, "barrier_vanishes_where_matching")[0] == HOLDS
+    sharp = imp_claims.evaluate(study)["level_noise"].sel({"claim": "barrier_vanishes_where_matching", "level": 4})
+    assert float(sharp.sel({"control": "raw", "method": ""})) < 0.001
+    study["barrier_error_se"] = xr.full_like(study["barrier_error"], 0.004)
+    blunt = imp_claims.evaluate(study)["level_noise"].sel({"claim": "barrier_vanishes_where_matching", "level": 4})
+    assert float(blunt.sel({"control": "raw", "method": ""})) == pytest.approx(0.004, rel=0.05)
+    twin = planted(1.0)
+    twin["barrier_error"].loc[{"method": "retrained", "pair": "previous -> minimum"}] += 0.01
+    floor = imp_claims.evaluate(twin)["level_noise"].sel({"claim": "barrier_vanishes_where_matching", "level": 1})
+    assert float(floor.sel({"control": "raw", "method": ""})) > 0.01 / 3**0.5 / 2
+
+
+def test_a_spectrum_without_an_earlier_checkpoint_says_so() -> None:
+    study = planted(1.0)
+    assert whole(study, "imp_flatter_than_fine_tune") == (HOLDS, "levels 1, 4, 10; convergence not checked")
+    assert whole(study, "imp_flatter_than_fine_tune", "loss_matched") == (HOLDS, "levels 1, 4, 10")
+    epochs = along_the_epochs(study)
+    assert whole(study.assign(epoch_eigenvalue=epochs), "imp_flatter_than_fine_tune") == (HOLDS, "levels 1, 4, 10")
+    epochs.loc[{"level": 4}] = np.nan
+    found = whole(study.assign(epoch_eigenvalue=epochs), "imp_flatter_than_fine_tune")
+    assert found == (HOLDS, "levels 1, 4, 10; convergence not checked at 4")
+
+
+def along_the_epochs(study: xr.Dataset) -> xr.DataArray:
+    """The same eigenvalues at the last two epochs of a training."""
+    before = study["eigenvalue"].sel({"control": "raw", "curvature": "hessian", "point": "minimum"}, drop=True).copy()
+    return xr.concat([before, before], "epoch").assign_coords(epoch=[9, 10])
+
+
+def test_projected_is_held_against_the_epoch_before_the_last() -> None:
+    study, claim = planted(1.0), "minimum_flatter_than_projected"
+    epochs = along_the_epochs(study)
+    assert whole(study.assign(epoch_eigenvalue=epochs), claim) == (HOLDS, "levels 1, 4, 10")
+    epochs.loc[{"epoch": 9}] *= np.exp(1.0)
+    word, reason = whole(study.assign(epoch_eigenvalue=epochs), claim)
+    assert word == NOT_RESOLVED
+    assert "not converged" in reason
+    # epochs on other examples, whose last one is not the minimum that was measured, check nothing
+    other = study.assign(epoch_eigenvalue=1.5 * epochs)
+    assert whole(other, claim) == (HOLDS, "levels 1, 4, 10; convergence not checked")
+
+
+def test_overlaps_count_where_the_gap_behind_the_cut_is_resolved() -> None:
+    study = planted(1.0)
+    study["resolved"] = xr.ones_like(study["overlap"])
+    assert whole(study, "eigenspace_persists") == (HOLDS, "levels 1, 4, 10")
+    study["resolved"].loc[{"method": "random_mask_layerwise", "level": 4, "cut": 9}] = 0.0
+    assert whole(study, "eigenspace_persists") == (HOLDS, "only levels 1, 10 of 1, 4, 10")
+    study["resolved"][:] = 0.0
+    assert whole(study, "eigenspace_persists") == (NOT_RESOLVED, "the gap behind the cut is resolved at no level")
+
+
+def test_the_cut_follows_the_number_of_classes() -> None:
+    def cuts(values: list[int], data: str = "") -> xr.Dataset:
+        options = {"description": {"training": {"data": data}}}
+        return xr.Dataset(coords={"cut": values}).assign_attrs(options=json.dumps(options) if data else "{}")
+
+    assert imp_evidence.cut_of(cuts([1, 2, 5, 9, 10, 20])) == 9
+    assert imp_evidence.cut_of(cuts([1, 2, 4, 5, 20])) == 4
+    assert imp_evidence.cut_of(cuts([1, 2, 5, 20], "cifar100")) == 20
+    assert imp_evidence.cut_of(cuts([1, 2, 5, 20], "mnist_binary")) == 1
+    with pytest.raises(InputError, match="number of classes"):
+        imp_evidence.cut_of(cuts([1, 2, 5, 20]))
+    study = planted(1.0).assign_coords(cut=[1, 20])
+    assert "number of classes" in whole(study, "eigenspace_persists")[1]
+
+
 def test_what_was_not_measured_is_not_resolved() -> None:
     study = planted(1.0).drop_vars(["eigenvalue", "fraction_below"])
     judged = imp_claims.evaluate(study).sel(control="raw").sel({"method": ""})
@@ -152,14 +284,12 @@ def test_a_sign_that_changes_between_the_last_checkpoints_is_not_converged() -> 
 
 def test_eigenvalues_along_the_epochs_serve_where_no_earlier_epoch_was_measured() -> None:
     study = planted(1.0)
-    before = study["eigenvalue"].sel({"control": "raw", "curvature": "hessian", "point": "minimum"}, drop=True).copy()
-    epochs = xr.concat([before, before], "epoch").assign_coords(epoch=[9, 10])
-    whole = {"claim": "imp_flatter_than_fine_tune", "control": "raw", "method": ""}
-    assert imp_claims.evaluate(study.assign(epoch_eigenvalue=epochs)).sel(whole)["verdict"].item() == HOLDS
+    epochs = along_the_epochs(study)
+    assert whole(study.assign(epoch_eigenvalue=epochs), "imp_flatter_than_fine_tune")[0] == HOLDS
     epochs.loc[{"method": "fine_tune", "epoch": 9}] *= np.exp(-1.0)
-    judged = imp_claims.evaluate(study.assign(epoch_eigenvalue=epochs)).sel(whole)
-    assert judged["verdict"].item() == NOT_RESOLVED
-    assert "not converged" in judged["reason"].item()
+    word, reason = whole(study.assign(epoch_eigenvalue=epochs), "imp_flatter_than_fine_tune")
+    assert word == NOT_RESOLVED
+    assert "not converged" in reason
 
 
 def test_replicates_with_fewer_eigenvalues_are_compared_on_those_that_all_have() -> None:

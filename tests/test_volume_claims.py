@@ -139,6 +139,16 @@ def test_under_loss_matching_the_softened_point_takes_the_place_of_its_own() -> 
     assert found["imp_over_fine_tune_occam", "loss_matched"] == HOLDS  # its matched method is its own
 
 
+def test_a_control_at_fewer_levels_than_raw_says_so() -> None:
+    study = planted()
+    claim = "minimum_over_projected_occam"
+    assert reason(study, claim, "function") == reason(study, claim, "geometric") == "levels 1, 4"
+    study["occam_factor"].loc[{"control": "loss_matched", "level": 4}] = np.nan
+    assert words(study)[claim, "loss_matched"] == HOLDS
+    assert reason(study, claim, "loss_matched") == "only level 1 of 1, 4"
+    assert reason(study, claim, "geometric") == "only level 1 of 1, 4; levels 1, 4"
+
+
 def test_directions_are_compared_one_by_one() -> None:
     """The spread of the directions, 1 here, is fifty times the effect of a planted difference of 0.02."""
     study = planted(0.0, noise=1e-4)
