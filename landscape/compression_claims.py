@@ -331,6 +331,7 @@ def _judged(
         found.append(_finding(claim, mean, verdict, method=method, level=level))
     tested = [i for i, fraction in enumerate(fractions) if absence or fraction <= 1 - VACUOUS_PRUNED]
     tested = tested or list(range(len(levels)))
-    whole = decide_every([means[i] for i in tested], [noises[i] for i in tested], kind, delta)
-    whole = _vacuous(over_levels(whole, [levels[i] for i in tested], known), min(fractions), always=not absence)
+    where = [levels[i] for i in tested]
+    whole = decide_every([means[i] for i in tested], [noises[i] for i in tested], kind, delta, where)
+    whole = _vacuous(over_levels(whole, where, known), min(fractions), always=not absence)
     return [_finding(claim, whole.effect, whole, method=method), *found]

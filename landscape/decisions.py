@@ -125,12 +125,17 @@ def holm_widths(margins: Sequence[float], alpha: float = ALPHA) -> list[float]:
 
 
 def decide_every(
-    effects: Sequence[float], noises: Sequence[float], kind: Kind = "order", delta: float = 0.0
+    effects: Sequence[float],
+    noises: Sequence[float],
+    kind: Kind = "order",
+    delta: float = 0.0,
+    levels: Sequence[int] = (),
 ) -> Verdict:
     """Return the verdict of a claim about every level.
 
     It holds if it holds at every level, and fails if it fails at any, each after Holm's correction over the levels. The
-    effect, noise and margin are those of the level that decides: the one with the smallest margin.
+    effect, noise and margin are those of the level that decides: the one with the smallest margin. Where the noise of
+    some of the ``levels`` keeps it open, the reason names them.
     """
     single = [decide(e, n, kind, delta) for e, n in zip(effects, noises, strict=True)]
     if not single:
@@ -144,7 +149,8 @@ def decide_every(
     if any(np.isfinite(w) for w in holm_widths([-m for m in known])):
         return Verdict(weakest.effect, weakest.noise, weakest.margin, FAILS)
     if unknown:
-        return unknown[0]
+        where = [level for level, v in zip(levels, single, strict=False) if np.isnan(v.margin)]
+        return replace(unknown[0], reason=f"{unknown[0].reason} ({_named(where)})") if where else unknown[0]
     if all(np.isfinite(w) for w in holm_widths(known)):
         return Verdict(weakest.effect, weakest.noise, weakest.margin, HOLDS)
     return Verdict(weakest.effect, weakest.noise, weakest.margin, NOT_RESOLVED, "some level within its noise")
@@ -162,14 +168,26 @@ def over_levels(verdict: Verdict, levels: Sequence[int], known: Sequence[int] = 
     """
     if verdict.reason or not len(levels):
         return verdict
-    reason = f"{noun}{'s' if len(levels) > 1 else ''} {_listed(levels)}"
+    reason = _named(levels, noun)
     if set(known) - set(levels):
         reason = f"only {reason} of {_listed(sorted({*known, *levels}))}"
     return replace(verdict, reason=reason)
 
 
+def _named(levels: Sequence[int], noun: str = "level") -> str:
+    return f"{noun}{'s' if len(levels) > 1 else ''} {_listed(levels)}"
+
+
 def _listed(levels: Sequence[int]) -> str:
-    return ", ".join(map(str, levels))
+    """Return levels as text, four and more in a row as ``first-last``."""
+    runs: list[list[int]] = []
+    for level in levels:
+        if runs and level == runs[-1][-1] + 1:
+            runs[-1].append(level)
+        else:
+            runs.append([level])
+    parts = [[f"{run[0]}-{run[-1]}"] if len(run) > 3 else list(map(str, run)) for run in runs]
+    return ", ".join(part for run in parts for part in run)
 
 
 def unresolved(verdict: Verdict, reason: str) -> Verdict:

@@ -117,7 +117,7 @@ def judge(evidence: Evidence) -> tuple[Verdict, dict[int, Verdict], dict[int, fl
     means: list[float] = effects.mean("replicate").values.tolist()
     single = {level: decide(m, n) for level, m, n in zip(levels, means, noises, strict=True)}
     known = [] if evidence.raw is None else _pruned(evidence.raw)["level"].values.tolist()
-    whole = over_levels(decide_every(means, noises), levels, known)
+    whole = over_levels(decide_every(means, noises, levels=levels), levels, known)
     if evidence.settles:
         whole, single = _settled(whole, single, evidence.earlier, dict(zip(levels, means, strict=True)))
     return whole, single, dict(zip(levels, means, strict=True))

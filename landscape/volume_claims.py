@@ -322,7 +322,7 @@ def absence_claim(claim: str, statement: str, effects: Values) -> list[Finding]:
         ]
     means, noises = effects.mean("replicate").values.tolist(), level_noises(effects.values)
     levels = effects["level"].values.tolist()
-    whole = over_levels(decide_every(means, noises, "absence", PREDICTION_DELTA), levels)
+    whole = over_levels(decide_every(means, noises, "absence", PREDICTION_DELTA, levels), levels)
     found = [Finding(claim, statement, PAUL, whole.effect, whole, labels)]
     for level, mean, noise in zip(levels, means, noises, strict=True):
         verdict = decide(mean, noise, "absence", PREDICTION_DELTA)

@@ -91,6 +91,9 @@ def test_a_verdict_over_every_level_names_them_where_it_gives_no_reason():
     assert decisions.over_levels(verdict, [4, 10], [4, 10]).reason == "levels 4, 10"
     fewer = decisions.over_levels(verdict, [4, 10], [1, 4, 7, 10, 13])
     assert (fewer.verdict, fewer.reason) == (HOLDS, "only levels 4, 10 of 1, 4, 7, 10, 13")
+    assert decisions.over_levels(verdict, [1, 2, 3, 4, 7, 8]).reason == "levels 1-4, 7, 8"
+    open_ = decisions.decide_every([5.0, 6.0, 7.0], [1.0, float("nan"), 1.0], levels=[1, 4, 7])
+    assert open_.reason == "noise unknown: one replicate and no retrained twin (level 4)"
     within = decisions.decide_every([5.0, 1.0], [1.0, 1.0])
     assert decisions.over_levels(within, [4, 10], [1, 4, 10]).reason == "some level within its noise"
 
@@ -121,7 +124,7 @@ def test_one_of_seven_levels_that_contradicts_at_two_noises_is_left_to_chance():
     assert found.verdict == FAILS  # level 4 by far
     found = where([9, 9, 9, -9, 9, 9, -2.3], [9, 9, 9, -9, 9, 9, 9])
     assert found.verdict == NOT_RESOLVED
-    assert found.reason == "6 of 7 levels: 1, 2, 3, 4, 5, 6; not at 7, which Holm's correction leaves to chance"
+    assert found.reason == "6 of 7 levels: 1-6; not at 7, which Holm's correction leaves to chance"
     assert where([9, 9, 9, -2.1], [9, 9, 9, -2.1]).reason.endswith("Holm's correction leaves the contrast to chance")
 
 
