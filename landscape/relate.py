@@ -28,6 +28,8 @@ import xarray as xr
 from landscape import seeds
 from landscape.decisions import ALPHA, FAILS, HOLDS, NOT_RESOLVED
 from landscape.errors import InputError
+from landscape.schemas import SCHEMAS
+from landscape.schemas.words import MODEL
 
 LEAST_METHODS = 5
 # A partial correlation below this is no prediction worth the name.
@@ -61,6 +63,8 @@ LEFT_OUT = (
 )
 # What knows the test labels cannot count as a prediction of the test error.
 LABELLED = ("barrier_", "instability_", "point_")
+# What one quantity told of the point, another tells once more, on other examples.
+AGAIN = {f"{quantity}_{fact}" for quantity in SCHEMAS for fact in MODEL}
 LEFT_OUT_ENDS = ("_seconds", "_se", "_lo", "_hi", "_bias", "_valid", "_resolved", "_accuracy")
 
 
@@ -83,6 +87,8 @@ def scalars(study: xr.Dataset) -> dict[str, xr.DataArray]:
     for key, values in study.data_vars.items():
         name = str(key)
         if name.startswith(LEFT_OUT) or name.endswith(LEFT_OUT_ENDS) or values.dtype.kind not in "fi":
+            continue
+        if name in AGAIN:
             continue
         for label, value in CHOSEN.items():
             if label in values.dims:

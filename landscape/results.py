@@ -23,7 +23,7 @@ from landscape.schemas import LABELS, PLAIN
 
 LARGEST = 20_000
 INDEX = "index.nc"
-# Facts that are the same whatever is measured; of several quantities the first is taken.
+# Facts of a point that are the same whatever is measured on the same examples.
 SHARED = ("loss", "accuracy", "gradient_norm", "num_params", "num_params_total", "kept", "num_examples")
 
 
@@ -174,7 +174,8 @@ def open_study(root: str | Path, quantity: str | Sequence[str] | None = None, **
     one number of examples, as numbers over different samples must not be compared: that of the most cells, and of
     these the largest. The attribute ``left_out`` counts the results on other numbers, which ``where`` chooses. Where
     several results fit one cell, that with the most variables is taken, and of these with the most numbers. With
-    several quantities, a variable that an earlier one in ``PLAIN`` also has is called ``QUANTITY_name``.
+    several quantities, a variable that an earlier one in ``PLAIN`` also has is called ``QUANTITY_name``; facts of the
+    point (``loss``, ``kept``, ...) are one variable for all quantities of the same labels and number of examples.
 
     Notes
     -----
@@ -195,8 +196,7 @@ def open_study(root: str | Path, quantity: str | Sequence[str] | None = None, **
     tables = {name: _unstacked(_matching(index(root, name), where, name), name) for name in order}
     study = xr.Dataset()
     for name, table in tables.items():
-        fresh = table.drop_vars([v for v in SHARED if v in table and v in study])
-        study = study.merge(fresh.rename(_prefixed(name, fresh) if len(tables) > 1 else {}), join="outer")
+        study = _joined(study, name, table) if len(tables) > 1 else study.merge(table)
     for name in tables:
         study[f"measured_{name}"] = study[f"measured_{name}"].fillna(0).astype(bool)
     text = {name: values for name, values in study.data_vars.items() if values.dtype.kind in "OUT"}
@@ -252,12 +252,47 @@ def _part(study: xr.Dataset, names: Sequence[str] | None) -> xr.Dataset:
     several = sum(str(name).startswith("measured_") for name in study.data_vars) > 1
     parts = []
     for name in names:
-        shared = _shared(name) if several else set()
-        words = {f"{name}_{word}" if word in shared else word: word for word in schemas.table(name)}
-        words = {stored: word for stored, word in words.items() if stored in study}
+        words = _stored_names(study, name) if several else {w: w for w in schemas.table(name) if w in study}
         part = study[[*words, f"{name}_seconds", f"measured_{name}"]]
-        parts.append(part.rename(words) if len(names) == 1 else part)
+        parts.append(_alone(part.rename(words), name) if len(names) == 1 else part)
     return _trimmed(xr.merge(parts, join="outer", compat="override", combine_attrs="override"))
+
+
+def _stored_names(study: xr.Dataset, quantity: str) -> dict[str, str]:
+    """Return the variables of a quantity in a study of several: name there -> word."""
+    shared, labels = _shared(quantity), set(study[f"measured_{quantity}"].dims)
+    found: dict[str, str] = {}
+    for word in schemas.table(quantity):
+        own = f"{quantity}_{word}"
+        if own in study and word in (*shared, *SHARED):
+            found[own] = word
+        elif word in study and word in SHARED:
+            # over more labels than this quantity has, the fact is another quantity's
+            found |= {word: word} if set(study[word].dims) <= labels else {}
+        elif word in study and word not in shared:
+            found[word] = word
+    return found
+
+
+def _alone(part: xr.Dataset, quantity: str) -> xr.Dataset:
+    """Return one quantity of a study without the facts that only another one told of a cell."""
+    measured = part[f"measured_{quantity}"]
+    return part.assign({word: part[word].where(measured) for word in SHARED if word in part})
+
+
+def _joined(study: xr.Dataset, quantity: str, table: xr.Dataset) -> xr.Dataset:
+    """Return a study with one more quantity.
+
+    Of a fact that both tell, there is one variable where labels and examples are the same, and two otherwise.
+    """
+    again = [word for word in SHARED if word in table and word in study]
+    counts = [np.unique(part["num_examples"].values) for part in (study, table) if "num_examples" in part]
+    alike = len(counts) < 2 or np.array_equal(*(known[np.isfinite(known)] for known in counts))
+    same = [word for word in again if alike and set(study[word].dims) == set(table[word].dims)]
+    facts = study[same].combine_first(table[same])
+    names = _prefixed(quantity, table) | {word: f"{quantity}_{word}" for word in again if word not in same}
+    rest = table.drop_vars(same).rename({word: name for word, name in names.items() if word not in same})
+    return study.drop_vars(same).merge(rest, join="outer").merge(facts, join="outer")
 
 
 def _shared(quantity: str) -> set[str]:

@@ -1,9 +1,11 @@
 """The comparison of pruned networks: means and errors over replicates, cost of masks, several runs, the figure."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 
 from landscape import figures, preconditions, results, store
 from landscape.cli import exit_code
@@ -64,6 +66,73 @@ def test_a_compact_file_is_compared_and_judged_like_its_run(run: Run, tmp_path: 
         np.testing.assert_allclose(found[name].values, values.values)
     judged = [preconditions.describe(preconditions.evaluate_preconditions(root, "imc")) for root in (run.root, file)]
     assert judged[0] == judged[1]
+
+
+def with_spectra(run: Run, tmp_path: Path) -> Path:
+    """Return a copy of the run in which the spectra of two networks are measured, with facts of other labels."""
+    root = tmp_path / "run"
+    shutil.copytree(run.root, root)
+    for level, trace in ((0, 3.0), (1, 5.0)):
+        labels = {"method": "imp", "level": level, "replicate": 0, "point": "minimum", "control": "raw"}
+        facts = {"trace": trace, "kept": 0.5, "loss": 0.25, "num_examples": 7}
+        data = {name: np.array(value) for name, value in facts.items()}
+        coords = {name: np.array(value) for name, value in {**labels, "curvature": "hessian"}.items()}
+        fingerprint = store.fingerprint({"quantity": "spectrum", **labels})
+        result = xr.Dataset(data, coords, {"fingerprint": fingerprint, "options": "{}", "seconds": 1.0})
+        store.write(result, results.folder(root, "spectrum") / f"{fingerprint}.nc", "spectrum")
+    return root
+
+
+def test_what_was_measured_of_the_solutions_comes_along(run: Run, tmp_path: Path) -> None:
+    root = with_spectra(run, tmp_path)
+    assert exit_code(main, ["compare", str(root), "--quiet"]) == 0
+    table = store.open_result(root / "results" / "comparison.nc")
+    found = table["solution"].sel({"directory": "run", "scalar": "trace[hessian]", "method": "imp"})
+    np.testing.assert_array_equal(found.sel(level=[0, 1]), [3, 5])
+    both = compare.compare([root, shutil.copytree(run.root, tmp_path / "other")])
+    assert both["solution"].sel({"directory": "other"}).isnull().all()
+
+
+def test_a_spectrum_does_not_take_the_facts_of_the_pruned_networks(run: Run, tmp_path: Path) -> None:
+    root, file = with_spectra(run, tmp_path), tmp_path / "small.nc"
+    wanted = results.open_study(root, "pruning")
+    assert exit_code(main, ["compact", str(root), "--out", str(file), "--quiet"]) == 0
+    for place in (root, file):
+        study = results.open_study(place)
+        there = study["pruning_kept"].sel({name: wanted[name] for name in wanted["kept"].dims})
+        np.testing.assert_array_equal(there.transpose(*wanted["kept"].dims), wanted["kept"])
+        assert float(study["kept"].max()) == 0.5
+    found = results.open_study(file, "pruning")
+    xr.testing.assert_allclose(found["kept"].drop_attrs(), wanted["kept"].drop_attrs())
+    assert exit_code(preconditions.main, [str(file), "--theory", "imc", "--quiet"]) == 0
+    assert exit_code(main, ["compare", str(file), "--quiet"]) == 0
+    by_run, by_file = compare.compare([root]), store.open_result(tmp_path / "small.comparison.nc")
+    assert set(by_run.data_vars) == set(by_file.data_vars)
+    for name, values in by_run.data_vars.items():
+        np.testing.assert_allclose(by_file[name].values, values.values)
+
+
+def test_facts_of_equal_labels_are_one_variable_unless_the_examples_differ(tmp_path: Path) -> None:
+    def write(quantity: str, level: int, examples: int, loss: float) -> None:
+        labels = {"method": "imp", "level": level, "replicate": 0, "point": "minimum", "control": "raw"}
+        fingerprint = store.fingerprint({"quantity": quantity, **labels})
+        result = xr.Dataset(
+            {"num_examples": np.array(examples), "loss": np.array(loss)},
+            {name: np.array(value) for name, value in {**labels, "curvature": "hessian"}.items()},
+            {"fingerprint": fingerprint, "options": "{}", "seconds": 1.0},
+        )
+        store.write(result, results.folder(tmp_path, quantity) / f"{fingerprint}.nc", quantity)
+
+    write("spectrum", 0, 10, 1.0)
+    write("volume", 1, 10, 2.0)
+    study = results.open_study(tmp_path)
+    assert study["loss"].squeeze().values.tolist() == [1.0, 2.0]
+    assert "volume_loss" not in study
+    write("volume", 1, 20, 2.5)
+    study = results.open_study(tmp_path)
+    assert float(study["loss"].sel(level=0).squeeze()) == 1.0
+    assert float(study["volume_loss"].sel(level=1).squeeze()) == 2.5
+    assert study["loss"].sel(level=1).isnull().all()
 
 
 def test_the_command_writes_table_and_figure(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -78,6 +78,6 @@ COMPARISON |= {
 COMPARISON |= {
     "num_replicates": number("1", "replicates that are trained", "directory", "method", "level"),
     "solution": number(
-        "1", "a measured scalar of the solutions, mean over replicates", "scalar", "run", "method", "level"
+        "1", "a measured scalar of the solutions, mean over replicates", "directory", "scalar", "method", "level"
     ),
 }

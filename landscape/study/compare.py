@@ -41,11 +41,22 @@ def compare(roots: Sequence[Path]) -> xr.Dataset:
     names = [root.stem if root.is_file() else root.name for root in roots]
     if len(set(names)) < len(names):
         raise InputError("two runs have the same name; rename one, so that a reader can tell them apart")
-    parts = [means(results.open_study(root, "pruning")) if root.is_file() else _of_run(root) for root in roots]
+    parts = [_compared(root) for root in roots]
     return xr.concat(parts, xr.Variable("directory", np.array(names, dtype=object)), join="outer")
 
 
-def _of_run(root: Path) -> xr.Dataset:
+def _compared(root: Path) -> xr.Dataset:
+    if not root.is_file():
+        _record(root)
+    networks = results.open_study(root, "pruning")
+    if "kept" not in networks:
+        raise InputError(f"{root} does not say what its networks keep; gather it anew with study compact")
+    found = means(networks)
+    return found.merge(_solutions(root, found), join="left")
+
+
+def _record(root: Path) -> None:
+    """Bring what is stored of the networks of a run up to date."""
     run = runs.read(root)
     cells = run.cells()
     if not cells:
@@ -54,8 +65,6 @@ def _of_run(root: Path) -> xr.Dataset:
         raise InputError(f"{root} was adopted; its trainings have no curves to be compared by")
     for cell in cells:
         record.write(run, cell)
-    found = means(results.open_study(root, "pruning"))
-    return found.merge(_solutions(root, found), join="left")
 
 
 def means(study: xr.Dataset) -> xr.Dataset:
