@@ -20,3 +20,9 @@ class MemoryLimitError(MemoryError):
 
     def __reduce__(self) -> tuple[type, tuple[str, int]]:
         return type(self), (str(self), self.needed)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell memory errors: torch has its own for devices and a plain RuntimeError for the host."""
+    told = type(error).__name__ == "OutOfMemoryError" or "not enough memory" in str(error)
+    return told or isinstance(error, MemoryError)

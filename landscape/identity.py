@@ -23,6 +23,8 @@ def numbers_of(options: ProblemOptions) -> dict[str, Any]:
         value = values[name]
         if value not in (None, "auto", "none"):
             values[name] = store.file_sha256(value)
+    if (weights := values["class_weights"]) is not None and weights.endswith(".npy"):
+        values["class_weights"] = store.file_sha256(weights)
     return values
 
 

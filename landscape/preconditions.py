@@ -131,7 +131,7 @@ def main(argv: Sequence[str]) -> int:
     arguments, _ = cli.parse_arguments(parser, Arguments, argv)
     judged = evaluate_preconditions(arguments.run, arguments.theory)
     out = arguments.out or path_of(arguments.run, arguments.theory)
-    store.write(judged, out, "preconditions", force=True)
+    store.write_derived(judged, out, "preconditions")
     cli.show(describe(judged), arguments.quiet)
     cli.show_paths(out)
     return cli.DONE

@@ -12,12 +12,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from landscape.errors import InputError
+
 if TYPE_CHECKING:
     import torch
 
 
 def sequence(seed: int, *key: int | str) -> np.random.SeedSequence:
-    """Return the seed sequence named by ``key``; strings enter by their CRC-32, which is stable across machines."""
+    """Return the seed sequence named by ``key``; strings enter by their CRC-32, which is stable across machines.
+
+    Raises
+    ------
+    InputError
+        If the seed is negative.
+    """
+    if seed < 0:
+        raise InputError(f"a seed must be at least 0, not {seed}")
     words = tuple(zlib.crc32(part.encode()) if isinstance(part, str) else part for part in key)
     return np.random.SeedSequence(seed, spawn_key=words)
 

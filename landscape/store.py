@@ -149,6 +149,28 @@ def write(
     return Path(path)
 
 
+def write_derived(dataset: xr.Dataset, path: str | os.PathLike[str], schema: str) -> Path:
+    """Write a table that is made of stored results; it replaces an older one of its kind, and nothing else.
+
+    Raises
+    ------
+    InputError
+        If something else stands at ``path``, or it cannot be written.
+    """
+    target = Path(path)
+    check_writable(target)
+    if target.exists():
+        try:
+            found = str(open_result(target).attrs["quantity"])
+        except InputError:
+            found = "something else"
+        if found != schema:
+            raise InputError(
+                f"{target} holds {found}, which is not replaced by a table of {schema}; choose another --out"
+            )
+    return write(dataset, target, schema, force=True)
+
+
 def open_result(path: str | os.PathLike[str]) -> xr.Dataset:
     """Read one result completely into memory.
 

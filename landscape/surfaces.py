@@ -11,6 +11,7 @@ Garipov, Izmailov, Podoprikhin, Vetrov, Wilson 2018, Loss surfaces, mode connect
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -21,11 +22,12 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from landscape import checkpoints, cli, figures, lanczos, operators, seeds, store
+from landscape import checkpoints, cli, figures, identity, lanczos, operators, seeds, store
 from landscape.checkpoints import ProblemOptions
 from landscape.cli import option
 from landscape.errors import InputError
 from landscape.problem import Problem
+from landscape.sanity import describe_point
 
 Direction = dict[str, Tensor]
 
@@ -178,8 +180,8 @@ class SurfaceOptions:
     num_positions: int = option(21, metavar="P", help="positions on each axis")
 
     def __post_init__(self) -> None:
-        if self.span <= 0 or self.margin < 0 or self.num_positions < 2:
-            raise InputError("a surface needs a span above 0, no negative margin and at least 2 positions")
+        if not (0 < self.span < math.inf and 0 <= self.margin < math.inf) or self.num_positions < 2:
+            raise InputError("a surface needs a finite span above 0, no negative margin and at least 2 positions")
 
 
 @dataclass(frozen=True)
@@ -242,12 +244,6 @@ def _between(points: Sequence[Problem], options: SurfaceOptions) -> xr.Dataset:
     return result.assign({name: ("marker", np.array(values)) for name, values in marks.items()})
 
 
-def _describe(point: Problem) -> str:
-    accuracy = point.accuracy()
-    text = "" if accuracy is None else f", accuracy {accuracy:.4f}"
-    return f"loss {point.loss():.6g}{text}, {point.num_examples} examples"
-
-
 def main(argv: Sequence[str]) -> int:
     """Evaluate, write, draw."""
     options, given = cli.parse_arguments(cli.Parser("surfaces", DESCRIPTION, EXAMPLE), CommandOptions, argv)
@@ -265,7 +261,8 @@ def main(argv: Sequence[str]) -> int:
         "quantity": "surface",
         "checkpoints": [checkpoint.sha256 for checkpoint in read],
         "data_sha256": points[0].data_sha256,
-        "problem": policy,
+        "problem": identity.numbers_of(policy),
+        "device": points[0].device.type,
         "surface": options.surface,
         "threads": threads,
     }
@@ -275,7 +272,8 @@ def main(argv: Sequence[str]) -> int:
     figures.check_format(picture)
     result = store.find_existing(out, store.fingerprint(asked), options.force)
     for path, point in zip(options.checkpoint, points, strict=True):
-        cli.log(f"{path}: {_describe(point)}", options.quiet)
+        for text in describe_point(point):
+            cli.log(f"{path}: {text}", options.quiet)
     if result is None:
         store.check_writable(out)
         result = measure(points, options.surface, policy.seed)

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from landscape.errors import InputError
+from landscape.errors import InputError, MemoryLimitError, is_out_of_memory
 
 CONNECT_SECONDS = 30
 
@@ -44,12 +44,15 @@ class Outcome:
         One line that says why it failed; ``None`` if it did not.
     trace
         The traceback of the failure, where there is one.
+    kind
+        What sort of failure: ``input`` (an error of the user), ``memory``, or ``bug``.
     """
 
     name: str
     value: Any = None
     error: str | None = None
     trace: str | None = None
+    kind: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,12 +116,14 @@ def run(
 
 
 def raise_failures(outcomes: Sequence[Outcome]) -> None:
-    """Raise what went wrong first: an error of the user as such, a bug with its traceback.
+    """Raise what went wrong first: an error of the user and lack of memory as such, a bug with its traceback.
 
     Raises
     ------
     InputError
         If the first failed task says in one line what is wrong.
+    MemoryLimitError
+        If it ran out of memory, or out of ``--memory``.
     RuntimeError
         If it failed by a bug.
     """
@@ -126,10 +131,11 @@ def raise_failures(outcomes: Sequence[Outcome]) -> None:
     if not failed:
         return
     first = failed[0]
-    if first.trace and f"{InputError.__module__}.{InputError.__qualname__}" not in first.trace:
+    if first.kind == "bug":
         raise RuntimeError(f"{first.name} failed:\n{first.trace}")
     more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
-    raise InputError(f"{first.name}: {first.error}{more}")
+    error = MemoryLimitError if first.kind == "memory" else InputError
+    raise error(f"{first.name}: {first.error}{more}")
 
 
 def _run_here(tasks: Sequence[Task], report: Callable[[Outcome], None]) -> list[Outcome]:
@@ -153,7 +159,13 @@ def _call(task: Task) -> Outcome:
         with _no_cluster_below():
             return Outcome(task.name, task.function(*task.arguments))
     except Exception as error:
-        return Outcome(task.name, error=_one_line(error), trace=traceback.format_exc())
+        return Outcome(task.name, error=_one_line(error), trace=traceback.format_exc(), kind=_kind(error))
+
+
+def _kind(error: Exception) -> str:
+    if isinstance(error, InputError):
+        return "input"
+    return "memory" if is_out_of_memory(error) else "bug"
 
 
 @contextlib.contextmanager
@@ -168,7 +180,7 @@ def _no_cluster_below() -> Iterator[None]:
 def _one_line(error: BaseException) -> str:
     """Return the message of an error that explains itself, and the type and message of any other."""
     message = " ".join(str(error).split())
-    return message if isinstance(error, InputError) else f"{type(error).__name__}: {message}"
+    return message if isinstance(error, InputError | MemoryLimitError) else f"{type(error).__name__}: {message}"
 
 
 def _run_on(client: Any, tasks: Sequence[Task], report: Callable[[Outcome], None], at_once: int) -> list[Outcome]:

@@ -159,6 +159,60 @@ def test_errors_become_exit_codes(
     assert printed.err.count("\n") == 1
 
 
+@dataclass(frozen=True)
+class Seeded:
+    """Words that every command has."""
+
+    seed: int = cli.option(0, help="seed")
+    threads: int | None = cli.option(None, help="threads")
+
+
+@dataclass(frozen=True)
+class Resumable:
+    """A command that can be resumed."""
+
+    run: cli.RunOptions = cli.RunOptions()
+
+
+@pytest.mark.parametrize(("flag", "value"), [("--seed", "-1"), ("--threads", "0"), ("--threads", "-2")])
+def test_shared_words_with_impossible_values_are_one_line(
+    flag: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main(argv: Sequence[str]) -> int:
+        cli.parse_arguments(cli.Parser("seeded", "Count.", ""), Seeded, argv)
+        raise AssertionError("not reached")
+
+    assert cli.exit_code(main, [flag, value]) == cli.BAD_INPUT
+    assert capsys.readouterr().err.startswith(f"error: {flag} must be at least")
+
+
+@pytest.mark.parametrize(
+    ("cls", "goes_on", "says"),
+    [
+        (Resumable, False, "error: interrupted; what was saved is kept, --resume goes on from it\n"),
+        (Seeded, True, "error: interrupted; what is finished is kept, the same command goes on\n"),
+        (Seeded, False, "error: interrupted\n"),
+    ],
+)
+def test_an_interrupted_command_says_how_it_goes_on(
+    cls: type, goes_on: bool, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main(argv: Sequence[str]) -> int:
+        cli.parse_arguments(cli.Parser("seeded", "Count.", "", goes_on=goes_on), cls, argv)
+        raise KeyboardInterrupt
+
+    assert cli.exit_code(main, []) == cli.INTERRUPTED
+    assert capsys.readouterr().err == says
+
+
+def test_options_that_nothing_reads_are_refused() -> None:
+    users = {"depth": ("krylov",), "largest": ("krylov", "peer")}
+    cli.refuse_unused({"depth", "seed"}, users, ("krylov",), "engine")
+    cli.refuse_unused({"seed"}, users, ("dense",), "engine")
+    with pytest.raises(InputError, match="--engine dense cannot honour --largest, which needs --engine krylov or peer"):
+        cli.refuse_unused({"largest"}, users, ("dense",), "engine")
+
+
 def test_bugs_go_through() -> None:
     def main(argv: Sequence[str]) -> int:
         raise RuntimeError("a bug")

@@ -144,6 +144,14 @@ def test_the_command_writes_table_and_figure(run: Run, tmp_path: Path, capsys: p
     assert store.open_result(out).attrs["quantity"] == "comparison"
 
 
+def test_a_checkpoint_is_not_replaced_by_a_table(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    taken = tmp_path / "ckpt.pt"
+    taken.write_bytes(b"weights")
+    assert exit_code(main, ["compare", str(run.root), "--out", str(taken)]) == 2
+    assert "choose another --out" in capsys.readouterr().err
+    assert taken.read_bytes() == b"weights"
+
+
 def test_the_figure_has_a_line_a_method(run: Run) -> None:
     figure = figures.comparison_figure(compare.compare([run.root]))
     labels = figure.axes[0].get_legend_handles_labels()[1]

@@ -72,6 +72,39 @@ def test_options_that_mean_nothing_are_refused(files, capsys, extra, message):
     assert message in error
 
 
+def test_other_data_and_another_mask_in_the_same_files_are_another_comparison(files, tmp_path, capsys):
+    data, mask = tmp_path / "data.npz", tmp_path / "mask.npz"
+    random = np.random.default_rng(0)
+
+    def save(x_test: np.ndarray, keep: np.ndarray, x: np.ndarray) -> None:
+        np.savez(data, x=x, y=np.arange(80) % 10, x_test=x_test, y_test=np.arange(20) % 10)
+        np.savez(mask, **{"fc1.weight": keep})
+
+    first = {"x_test": random.normal(size=(20, 64)), "keep": np.ones((6, 64)), "x": random.normal(size=(80, 64))}
+    words = [*files, *QUICK, "--data", str(data), "--mask", str(mask), "--quiet"]
+    save(**first)
+    assert exit_code(main, words) == 0
+    assert exit_code(main, words) == 0
+    for name, other in (("x", -first["x"]), ("x_test", -first["x_test"]), ("keep", np.eye(6, 64))):
+        save(**{**first, name: other})
+        capsys.readouterr()
+        assert exit_code(main, words) == 2, name
+        assert "other options" in capsys.readouterr().err
+
+
+def test_accuracy_at_chance_level_is_told(files, capsys):
+    assert exit_code(main, [*files, *QUICK]) == 0
+    told = capsys.readouterr().err
+    assert "net0: loss" in told
+    assert "net0: warning: accuracy" in told
+
+
+def test_no_threads_are_refused(files, capsys):
+    assert exit_code(main, [*files, *QUICK, "--threads", "0"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not Path(files[0]).with_name("net0.connectivity.nc").exists()
+
+
 def test_one_checkpoint_is_not_enough(files, capsys):
     assert exit_code(main, [files[0], *QUICK]) == 2
     assert "at least two points" in capsys.readouterr().err

@@ -278,6 +278,14 @@ def test_the_command_measures_writes_and_knows_what_it_has(
         (("--radius", "1", "--fast", "0"), "--fast must be at least 1"),
         (("--radius", "1", "--num-probes", "0", "--rule", "slq_plateau"), "slq_plateau needs"),
         (("--trajectory", "nowhere/*.pt"), "has 0 checkpoints"),
+        (("--radius", "1", "--rule", "gap_4l"), "cannot honour --points, which needs --rule cone_gap"),
+        (("--radius", "1", "--splitting", "average", "--rule", "gap_4l"), "needs --rule cone_gap"),
+        (("--radius", "1", "--ascent-steps", "2"), "cannot honour --ascent-steps, which needs --region adversarial"),
+        (("--radius", "1", "--num-probes", "0", "--time", "3"), "cannot honour --time"),
+        (("--radius", "1", "--fast", "1000"), "--fast 1000 leaves no slow direction"),
+        (("--radius", "1", "--smallest", "1000"), "--smallest 1000 overlaps"),
+        (("--radius", "1", "--figure", "a.foo"), "a figure is a file"),
+        (("--radius", "1", "--seed", "-1"), "--seed must be at least 0"),
     ],
 )
 def test_the_command_refuses_in_one_line(

@@ -9,7 +9,7 @@ import xarray as xr
 
 from landscape import cli, figures, gaps, store
 from landscape.errors import InputError
-from landscape.figures.__main__ import main
+from landscape.figures.__main__ import draw_study, main
 
 
 def result(converged: bool = True) -> xr.Dataset:
@@ -74,6 +74,19 @@ def test_the_command_draws_a_stored_result(tmp_path: Path, capsys: pytest.Captur
     assert (tmp_path / "s.png").read_bytes().startswith(b"\x89PNG")
     assert cli.exit_code(main, [str(path), "--out", str(tmp_path / "s.txt")]) == cli.BAD_INPUT
     assert not (tmp_path / "s.txt").exists()
+
+
+def test_the_figures_of_a_run_go_into_a_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "a.pdf"
+    for there in (False, True):
+        if there:
+            file.write_text("a file")
+        with pytest.raises(InputError, match="must be a directory"):
+            draw_study(xr.Dataset(), file)
+        assert file.exists() == there
+    path = store.write(result(), tmp_path / "s.nc", "spectrum")
+    assert cli.exit_code(main, [str(path), "--out", str(tmp_path / "q.png"), "--quiet"]) == cli.DONE
+    assert capsys.readouterr().out == f"{tmp_path / 'q.png'}\n"
 
 
 def test_nothing_measured_is_no_figure() -> None:

@@ -80,6 +80,11 @@ def test_own_loss_is_the_default_and_one_file_is_enough(trained, tmp_path):
         (["--loss", "bce"], "one output"),
         (["--rivals", "refit"], "under --loss mse"),
         (["--model", "lenet_300_100"], "lenet_300_100"),
+        (["--subnetworks", "nowhere", "--keep", "0"], "--keep must lie between 1 and the largest size, 4, not 0"),
+        (["--subnetworks", "nowhere", "--keep", "5"], "--keep must lie"),
+        (["--keep", "1"], "--keep belongs to --subnetworks"),
+        (["--memory", "0"], "--memory must be a positive number"),
+        (["--memory", "nan"], "--memory must be a positive number"),
     ],
 )
 def test_bad_options_are_one_line(trained, tmp_path, capsys, extra, message):

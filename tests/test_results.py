@@ -183,6 +183,32 @@ def test_a_compact_study_keeps_what_is_asked_for_and_drops_labels_without_values
     assert "path_loss" in results.compact(study, keep=("path_loss",))
 
 
+def test_a_variable_to_keep_must_be_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = runs.create(tmp_path / "run", {"kind": "imp"})
+    write(run.root)
+    words = ["compact", str(run.root), "--out", str(tmp_path / "small.nc"), "--keep"]
+    assert cli.exit_code(main, [*words, "loss", "bogus"]) == cli.BAD_INPUT
+    assert capsys.readouterr().err == "error: --keep bogus: the study has no such variable\n"
+    assert not (tmp_path / "small.nc").exists()
+
+
+def test_tables_replace_their_own_kind_and_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = runs.create(tmp_path / "run", {"kind": "imp"})
+    spectrum, checkpoint, out = write(run.root), tmp_path / "ckpt.pt", tmp_path / "table.nc"
+    checkpoint.write_bytes(b"weights")
+    judge = [str(run.root), "--theory", "imp", "--quiet", "--out"]
+    for taken in (checkpoint, spectrum):
+        before = taken.read_bytes()
+        assert cli.exit_code(preconditions.main, [*judge, str(taken)]) == cli.BAD_INPUT
+        told = capsys.readouterr()
+        assert "choose another --out" in told.err
+        assert told.out == ""
+        assert taken.read_bytes() == before
+    assert cli.exit_code(preconditions.main, [*judge, str(out)]) == cli.DONE
+    assert cli.exit_code(preconditions.main, [*judge, str(out)]) == cli.DONE
+    assert store.open_result(out).attrs["quantity"] == "preconditions"
+
+
 @pytest.mark.parametrize("quantity", ["connectivity", "dimension"])
 def test_words_of_two_quantities_are_checked_by_the_one_that_they_belong_to(quantity: str) -> None:
     dim = {"connectivity": "pair", "dimension": "step"}[quantity]

@@ -2,6 +2,7 @@
 
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import torch
 from torch import nn
 
 from landscape import cli
+from landscape.errors import InputError
 from landscape.spectrum.__main__ import main
+from landscape.spectrum.options import SpectrumOptions, check_given
 
 FACTORY = """
 from torch import nn
@@ -103,12 +106,14 @@ NO_MASK, WITH_MASK = (), ("--mask", "mask.npz")
         (lambda: None, ("--largest", "40", "--smallest", "4"), "overlap"),
         (lambda: None, ("--largest", "0", "--num-probes", "0"), "nothing is left to measure"),
         (lambda: None, ("--engine", "pyhessian"), "cannot honour --num-probes"),
+        (lambda: None, ("--engine", "dense", "--num-probes", "0"), "cannot honour --depth"),
         (lambda: None, ("--figure", "s.txt"), "suffix"),
         (lambda: None, ("--out", "data.npz/s.nc"), "cannot write"),
         (lambda: None, ("--figure", "/proc/nowhere/s.png"), "cannot write"),
         (lambda: None, ("--memory", "-1"), "--memory must be"),
         (lambda: None, ("--device", "tpu"), "invalid choice: 'tpu'"),
         (lambda: None, ("--threads", "0"), "--threads"),
+        (lambda: None, ("--seed", "-1"), "--seed must be at least 0"),
         (lambda: None, ("--no-such-flag",), "--no-such-flag"),
     ],
 )
@@ -132,6 +137,36 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert message in told.err
     assert told.out == ""
     assert {path.name for path in folder.iterdir() if path.name != "__pycache__"} == before
+
+
+def test_other_class_weights_in_the_same_file_are_another_measurement(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save("w.npy", np.array([1.0, 2.0, 3.0]))
+    assert measure("--class-weights", "w.npy") == cli.DONE
+    assert measure("--class-weights", "w.npy") == cli.DONE
+    np.save("w.npy", np.array([3.0, 2.0, 1.0]))
+    assert measure("--class-weights", "w.npy") == cli.BAD_INPUT
+    assert "other options" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("engine", "name", "message"),
+    [
+        ("dense", "largest", "needs --engine krylov or pyhessian"),
+        ("dense", "smallest", "needs --engine krylov"),
+        ("dense", "num_probes", "needs --engine krylov"),
+        ("dense", "depth", "needs --engine krylov"),
+        ("pyhessian", "per_layer", "needs --engine krylov or dense"),
+        ("pyhessian", "depth", "needs --engine krylov"),
+    ],
+)
+def test_an_engine_refuses_what_it_does_not_read(engine: str, name: str, message: str) -> None:
+    options = SpectrumOptions(engine=engine, largest=1, smallest=1, num_probes=1)
+    with pytest.raises(InputError, match=f"--engine {engine} cannot honour --{name.replace('_', '-')}.*{message}"):
+        check_given(options, {name})
+    check_given(replace(options, smallest=0, num_probes=0), {"smallest", "num_probes", "tolerance"})
+    check_given(replace(options, engine="krylov"), {name})
 
 
 def test_too_little_memory_is_said_before_the_work(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

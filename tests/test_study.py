@@ -21,7 +21,7 @@ from landscape.pruning.imp import Extent
 from landscape.pruning.methods import PruneOptions, Recipe
 from landscape.runs import Cell, Run
 from landscape.spectrum import SpectrumOptions
-from landscape.study import AlignmentOptions, Effort, MeasureOptions, Selection, expand, measure, status
+from landscape.study import AlignmentOptions, Effort, MeasureOptions, Selection, converged, expand, measure, status
 from landscape.study.__main__ import main
 from landscape.study.points import UnmatchableError, controlled, partner, point_of
 from landscape.tasks import TaskOptions
@@ -240,6 +240,25 @@ def test_command(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert "chooses --mask itself" in capsys.readouterr().err
     assert exit_code(main, ["status", str(run.root / "nowhere")]) == 2
     assert "no run directory" in capsys.readouterr().err
+
+
+def test_too_little_memory_and_what_did_not_converge_have_their_codes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = imp.train_run(tmp_path / "run", RECIPE, Extent(levels=0, replicates=1))
+    words = ["measure", str(run.root), "--quantities", "spectrum", "--num-examples", "20", "--device", "cpu", "--quiet"]
+    words += ["--largest", "3", "--smallest", "0", "--num-probes", "1", "--depth", "2"]
+    assert exit_code(main, [*words, "--memory", "0.001"]) == 4
+    told = capsys.readouterr().err
+    assert "0.001 GiB are given" in told
+    assert told.count("\n") == 1
+    assert exit_code(main, [*words, "--tolerance", "1e-15"]) == 3
+    missed = capsys.readouterr()
+    assert exit_code(main, words) == 0  # the one that did not converge is another result of the run
+    assert converged.unconverged(run.root) == [Path(missed.out.strip())]
+    for bad in (["--threads", "0"], ["--seed", "-1"]):
+        assert exit_code(main, [*words, *bad]) == 2
+        assert f"{bad[0]} must be at least" in capsys.readouterr().err
 
 
 # ---- nulls ---------------------------------------------------------------------------------------------------------

@@ -90,6 +90,8 @@ def test_a_device_replaces_that_of_the_file(tmp_path: Path) -> None:
         ('title = "Tiny"', "title = 3", "title must be text"),
         ("levels = [1]", 'arms = ["rely"]', "measure 2: there is no arm 'rely'"),
         ("lr = 1", "lr = ", "is no study file"),
+        ('title = "Tiny"', 'title = "Tiny"\nthreads = 0', "threads must be at least 1"),
+        ("lr = 1", "lr = 1\nseed = -1", "seed must be at least 0"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_place(tmp_path: Path, old: str, new: str, says: str) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from landscape import cli, schemas, store, surfaces
+from landscape import checkpoints, cli, schemas, store, surfaces
 from landscape.errors import InputError
 from landscape.problem import Problem, ProblemSettings
 from landscape.surfaces import SurfaceOptions
@@ -141,6 +141,28 @@ def test_the_command_writes_the_surface_and_its_figure(checkpoint: Path, capsys:
     assert cli.exit_code(surfaces.main, [*several, "--axes", "1", "--force"]) == cli.BAD_INPUT
     assert "leave out --axes" in capsys.readouterr().err
     assert cli.exit_code(surfaces.main, [str(checkpoint)] * 4 + words[1:]) == cli.BAD_INPUT
+
+
+@pytest.mark.parametrize("given", [{"span": float("nan")}, {"span": float("inf")}, {"margin": float("nan")},
+                                   {"margin": float("inf")}, {"span": 0.0}, {"margin": -1.0}])  # fmt: skip
+def test_spans_that_are_no_lengths_are_refused(given: dict[str, float]) -> None:
+    with pytest.raises(InputError, match="finite span"):
+        SurfaceOptions(**given)
+
+
+def test_another_mask_in_the_same_file_is_another_surface(checkpoint: Path, capsys: pytest.CaptureFixture[str]):
+    mask, out = checkpoint.with_name("mask.npz"), checkpoint.with_name("masked.nc")
+    words = [str(checkpoint), "--num-positions", "2", "--axes", "1", "--num-examples", "20", "--threads", "1"]
+    words += ["--mask", str(mask), "--out", str(out), "--quiet"]
+    weight = checkpoints.read(checkpoint).state_dict["fc1.weight"]
+    np.savez(mask, **{"fc1.weight": np.arange(weight.numel()).reshape(weight.shape) % 2})
+    assert cli.exit_code(surfaces.main, [*words, "--device", "cpu"]) == cli.DONE
+    if not torch.cuda.is_available():  # what auto means here
+        assert cli.exit_code(surfaces.main, [*words, "--device", "auto"]) == cli.DONE
+    np.savez(mask, **{"fc1.weight": np.arange(weight.numel()).reshape(weight.shape) % 3 > 0})
+    capsys.readouterr()
+    assert cli.exit_code(surfaces.main, [*words, "--device", "cpu"]) == cli.BAD_INPUT
+    assert "other options" in capsys.readouterr().err
 
 
 @pytest.mark.gpu

@@ -2,12 +2,13 @@
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from landscape import tasks
-from landscape.errors import InputError
+from landscape.errors import InputError, MemoryLimitError
 from landscape.tasks import Task, TaskOptions
 
 
@@ -114,6 +115,30 @@ def test_scheduler_by_address() -> None:
 
     with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as cluster:
         check_squares(tasks.run(squares(5), TaskOptions(scheduler=cluster.scheduler_address)))
+
+
+def lacks_memory() -> None:
+    raise MemoryLimitError("needs 3 GiB, 2 GiB are given")
+
+
+def cannot_allocate() -> None:
+    raise MemoryError("Unable to allocate 7 GiB")
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_failure_is_raised_as_what_it_was(workers: int) -> None:
+    def failed(function: Callable[..., object], *arguments: object) -> list[tasks.Outcome]:
+        return tasks.run([Task("one", function, arguments)], TaskOptions(workers))
+
+    with pytest.raises(MemoryLimitError, match=r"^one: needs 3 GiB, 2 GiB are given$"):
+        tasks.raise_failures(failed(lacks_memory))
+    with pytest.raises(MemoryLimitError, match="one: MemoryError: Unable to allocate 7 GiB"):
+        tasks.raise_failures(failed(cannot_allocate))
+    with pytest.raises(InputError, match=r"^one: two is not allowed$"):
+        tasks.raise_failures(failed(square, 2))
+    with pytest.raises(RuntimeError, match="in square"):
+        tasks.raise_failures(failed(square, 3))
 
 
 def test_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,10 +12,9 @@ import xarray as xr
 from helpers import ROOT
 from torch import nn
 
-from landscape import cli, parallel, spectrum
+from landscape import cli, parallel, sanity, spectrum
 from landscape.errors import InputError
 from landscape.problem import Problem
-from landscape.spectrum import report
 from landscape.spectrum.__main__ import main
 
 FACTORY = """
@@ -92,11 +91,11 @@ def test_a_peer_of_one_process_is_refused(folder: Path, monkeypatch: pytest.Monk
 def test_chance_level_is_that_of_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     data = (torch.ones(4, 2), torch.tensor([0, 0, 0, 1]))
     problem = Problem.from_model(nn.Linear(2, 3), "cross_entropy", data)
-    alone = report.chance_level(problem)
+    alone = sanity.chance_level(problem)
     assert alone is not None
     assert alone > 0.75
     monkeypatch.setattr(parallel, "gather", lambda counts: [counts, Counter({1: 3, 0: 1})])
-    everywhere = report.chance_level(problem)
+    everywhere = sanity.chance_level(problem)
     assert everywhere == pytest.approx(0.5 + 3 * (0.25 / 8) ** 0.5)
     monkeypatch.setattr(parallel, "gather", lambda counts: [counts, None])  # other targets on another rank
-    assert report.chance_level(problem) is None
+    assert sanity.chance_level(problem) is None

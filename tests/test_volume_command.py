@@ -9,11 +9,15 @@ import xarray as xr
 from torch import nn
 
 from landscape import cli, figures
+from landscape.errors import InputError
 from landscape.volume.__main__ import main
+from landscape.volume.options import VolumeOptions, check_given
 
-QUICK = ["--num-examples", "60", "--directions", "6", "--pilot", "2", "--shrinkage", "1e-3", "--rank", "4",
+FEW = ["--num-examples", "60", "--directions", "6", "--rank", "4", "--dense", "0", "--trace-depth", "4",
+       "--device", "cpu"]  # fmt: skip
+QUICK = [*FEW, "--pilot", "2", "--shrinkage", "1e-3",
          "--section-size", "2,3", "--fraction", "0.5", "--noise-pairs", "2", "--ascent-steps", "1", "--rho", "0.1",
-         "--relax-steps", "2", "--dense", "0", "--trace-depth", "4", "--device", "cpu"]  # fmt: skip
+         "--relax-steps", "2"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +53,22 @@ def test_the_command_writes_a_result_and_a_figure(ckpt: Path, capsys: pytest.Cap
 def test_other_neighbourhoods_and_estimators(ckpt: Path, tmp_path: Path) -> None:
     for name, more in {"function": [], "loss_relative": ["--curvature", "hessian"]}.items():
         out = tmp_path / f"{name}.nc"
-        argv = [str(ckpt), *QUICK, "--neighbourhood", name, "--estimators", "star,occam", "--out", str(out), "--quiet"]
+        argv = [str(ckpt), *FEW, "--neighbourhood", name, "--estimators", "star,occam", "--out", str(out), "--quiet"]
         assert cli.exit_code(main, [*argv, *more]) == cli.DONE
         with xr.open_dataset(out, engine="h5netcdf") as stored:
             assert stored["sampler"].values.tolist() == ["identity", "filter"]
             assert stored.attrs["curvature"] == ("jtj" if name == "function" else "hessian")
+
+
+@pytest.mark.parametrize(
+    ("name", "reader"),
+    [("directions", "star"), ("degree", "preconditioned"), ("rho", "sharpness"), ("sampler", "llc")],
+)
+def test_an_estimator_refuses_what_it_does_not_read(name: str, reader: str) -> None:
+    with pytest.raises(InputError, match=f"--estimators section cannot honour --{name}.*{reader}"):
+        check_given(VolumeOptions(estimators=("section",)), {name, "estimators", "rank", "cutoff"})
+    read = VolumeOptions(estimators=(reader,), preconditioners=("polynomial",))
+    check_given(read, {name, "estimators"})
 
 
 def test_chains_that_have_not_converged_are_flagged(tmp_path: Path) -> None:
@@ -87,6 +102,10 @@ def test_chains_that_have_not_converged_are_flagged(tmp_path: Path) -> None:
         (["--directions", "1"], "--directions must be at least 2"),
         (["--shrinkage", "a"], "no list of numbers"),
         (["--figure", "x.txt"], "a figure is a file"),
+        (["--seed", "-1"], "--seed must be at least 0"),
+        (["--estimators", "star"], "--estimators star cannot honour --shrinkage"),
+        (["--sampler", "sgld"], "cannot honour --sampler, which needs --estimators llc"),
+        (["--degree", "3"], "cannot honour --degree, which needs --preconditioners polynomial"),
         (["--out", "/proc/nowhere/v.nc"], "cannot write"),
     ],
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,15 @@ from typing import Any
 import torch
 import xarray as xr
 
-from landscape import checkpoints, cli, connectivity, models, store
+from landscape import checkpoints, cli, connectivity, identity, models, store
 from landscape.batches import as_batches
 from landscape.checkpoints import Checkpoint, ProblemOptions
 from landscape.cli import option
 from landscape.connectivity.barriers import PathOptions
+from landscape.datasets import Data
 from landscape.errors import InputError
+from landscape.problem import Problem
+from landscape.sanity import describe_point
 
 EXAMPLE = "python -m landscape.connectivity a.pt b.pt --num-examples 10000"
 # What other commands can do with a problem, and a comparison of networks cannot.
@@ -45,6 +48,15 @@ class Arguments:
     output: OutputOptions = field(default_factory=OutputOptions)
 
 
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """The networks, and the data on which they are compared."""
+
+    points: dict[str, Problem]
+    data: Data
+    held_out: Data | None
+
+
 def main(argv: Sequence[str]) -> int:
     """Compare checkpoints and write the result."""
     parser = cli.Parser("connectivity", "Distances, barriers and disagreement of trained networks.", EXAMPLE)
@@ -52,22 +64,29 @@ def main(argv: Sequence[str]) -> int:
     refused = [name for name in MEANINGLESS if name in given]
     if refused:
         raise InputError(f"connectivity compares whole networks; leave out --{refused[0].replace('_', '-')}")
-    if arguments.output.threads is not None:
-        torch.set_num_threads(arguments.output.threads)
+    threads = cli.apply_threads(arguments.output.threads)
     problem = arguments.problem if "batchnorm" in given else replace(arguments.problem, batchnorm="recalibrate")
     arguments = replace(arguments, problem=problem, path=replace(arguments.path, seed=problem.seed))
     read = {_name(path, arguments.checkpoint): checkpoints.read(path) for path in arguments.checkpoint}
+    inputs = _opened(read, arguments)
+    some = next(iter(inputs.points.values()))
     wanted = {
         "quantity": "connectivity",
         "checkpoints": {name: checkpoint.sha256 for name, checkpoint in read.items()},
-        "options": {name: getattr(arguments, name) for name in ("pairs", "test", "path", "problem")},
-        "threads": torch.get_num_threads(),
+        "options": {name: getattr(arguments, name) for name in ("pairs", "test", "path")},
+        "problem": identity.numbers_of(problem),
+        "data_sha256": [some.data_sha256, None if inputs.held_out is None else inputs.held_out.sha256],
+        "device": some.device.type,
+        "threads": threads,
     }
     first = arguments.checkpoint[0]
     out = arguments.output.out or first.with_name(f"{first.stem}.connectivity.nc")
     result = store.find_existing(out, store.fingerprint(wanted), arguments.output.force)
+    for name, point in inputs.points.items():
+        for line in describe_point(point):
+            cli.log(f"{name}: {line}", arguments.output.quiet)
     if result is None:
-        result = compare(read, arguments)
+        result = compare(read, inputs, arguments)
         result.attrs |= {"fingerprint": store.fingerprint(wanted), "options": store.as_json(wanted)}
         store.write(result, out, "connectivity", arguments.output.force)
     cli.show(table(result), arguments.output.quiet)
@@ -81,21 +100,24 @@ def _name(path: Path, paths: Sequence[Path]) -> str:
     return path.stem if stems.count(path.stem) == 1 else path.with_suffix("").as_posix()
 
 
-def compare(read: dict[str, Checkpoint], arguments: Arguments) -> xr.Dataset:
-    """Load the problems on shared data and measure."""
-    started = time.monotonic()
-    options, quiet = arguments.problem, arguments.output.quiet
-    first = next(iter(read.values()))
+def _opened(read: Mapping[str, Checkpoint], arguments: Arguments) -> Inputs:
+    """Load the networks on shared data, and the test split where it is evaluated too."""
+    options, first = arguments.problem, next(iter(read.values()))
     data = checkpoints.open_data(first, options)
     points = {name: checkpoints.problem_of(checkpoint, options, data) for name, checkpoint in read.items()}
-    for name, point in points.items():
-        accuracy = point.accuracy()
-        text = "" if accuracy is None else f", accuracy {accuracy:.4f}"
-        cli.log(f"{name}: loss {point.loss():.6g}{text}, {point.num_examples} examples", quiet)
-    some = next(iter(points.values()))
-    test: tuple[Any, ...] = ()
+    held_out = None
     if arguments.test and options.split == "train":
         held_out = checkpoints.open_data(first, replace(options, split="test", num_examples=None))
+    return Inputs(points, data, held_out)
+
+
+def compare(read: Mapping[str, Checkpoint], inputs: Inputs, arguments: Arguments) -> xr.Dataset:
+    """Measure the pairs."""
+    started = time.monotonic()
+    options, points, held_out = arguments.problem, inputs.points, inputs.held_out
+    some = next(iter(points.values()))
+    test: tuple[Any, ...] = ()
+    if held_out is not None:
         test = tuple(
             as_batches(
                 (models.as_inputs(some.model, held_out.x), held_out.y), options.batch_size, some.dtype, some.device
@@ -105,7 +127,7 @@ def compare(read: dict[str, Checkpoint], arguments: Arguments) -> xr.Dataset:
     result = connectivity.measure(points, pairs, arguments.path, test)
     result.attrs = {
         "checkpoint_sha256": ",".join(str(checkpoint.sha256) for checkpoint in read.values()),
-        "data_sha256": data.sha256,
+        "data_sha256": inputs.data.sha256,
         "dtype": options.dtype,
         "device": str(some.device),
         "world_size": 1,

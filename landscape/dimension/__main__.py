@@ -14,7 +14,14 @@ from landscape.checkpoints import Checkpoint, ProblemOptions
 from landscape.dimension import trajectory
 from landscape.dimension.gather import DEFAULT_MEMORY, Effort
 from landscape.dimension.measure import Training, measure
-from landscape.dimension.options import DimensionOptions, check, check_given, check_inputs, with_training
+from landscape.dimension.options import (
+    DimensionOptions,
+    check,
+    check_given,
+    check_inputs,
+    check_training,
+    with_training,
+)
 from landscape.dimension.report import describe_plan, describe_problem, describe_result
 from landscape.journal import Journal
 from landscape.problem import Problem
@@ -35,21 +42,25 @@ class CommandOptions:
 
 def main(argv: Sequence[str]) -> int:
     """Measure as the arguments say; print the outcome and the paths of the files."""
-    options, _ = cli.parse_arguments(cli.Parser("dimension", DESCRIPTION, EXAMPLE), CommandOptions, argv)
+    options, given = cli.parse_arguments(cli.Parser("dimension", DESCRIPTION, EXAMPLE), CommandOptions, argv)
     run, quiet = options.run, options.run.quiet
     parallel.init_from_environment(checkpoints.resolve_device(options.problem.device))
     threads = cli.apply_threads(run.threads)
     cli.allow_tf32(run.allow_tf32)
-    check_given(options.dimension)
+    check_training(options.dimension)
+    memory = cli.memory_bytes(run.memory, DEFAULT_MEMORY)
     checkpoint = checkpoints.read(options.checkpoint)
     chosen = _completed(options.dimension, checkpoint)
     check(chosen)
     check_inputs(chosen, chosen.trajectory is not None, chosen.preconditioner is not None)
     problem = checkpoints.problem_of(checkpoint, options.problem)
+    check_given(chosen, given, problem.num_params)
     paths = [] if chosen.trajectory is None else trajectory.find(chosen.trajectory, options.checkpoint)
     asked = _asked(options, chosen, checkpoint, problem, paths) | {"threads": threads}
     fingerprint = store.fingerprint({"quantity": "dimension", **asked})
     out = run.out or options.checkpoint.with_name(f"{options.checkpoint.stem}.dimension.nc")
+    figure = run.figure or out.with_suffix(".png")
+    figures.check_format(figure)
     result = store.find_existing(out, fingerprint, run.force)
     for line in describe_problem(problem):
         cli.log(line, quiet)
@@ -57,7 +68,7 @@ def main(argv: Sequence[str]) -> int:
         cli.log(describe_plan(problem, chosen), quiet)
         store.check_writable(out)
         journal = Journal(out.with_name(f".{out.name}.state"), fingerprint, run.resume, parallel.rank() == 0)
-        effort = Effort(options.problem.seed, cli.memory_bytes(run.memory, DEFAULT_MEMORY), journal, quiet)
+        effort = Effort(options.problem.seed, memory, journal, quiet)
         result = measure(problem, chosen, effort, _training(problem, chosen, paths))
         result.attrs |= identity.attributes(problem, asked, fingerprint, threads)
         if parallel.rank() == 0:
@@ -65,7 +76,7 @@ def main(argv: Sequence[str]) -> int:
         journal.finish()
     else:
         cli.log(f"{out} holds this result already", quiet)
-    return _tell(result, out, run.figure or out.with_suffix(".png"), quiet)
+    return _tell(result, out, figure, quiet)
 
 
 def _completed(options: DimensionOptions, checkpoint: Checkpoint) -> DimensionOptions:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from landscape.cli import option
+from landscape.cli import option, refuse_unused
 from landscape.dimension.lipschitz import REGIONS
 from landscape.dimension.rates import DYNAMICS, Dynamics
 from landscape.dimension.rules import HEURISTIC_RULES, LIPSCHITZ_RULES, RETAIN
@@ -13,6 +14,9 @@ from landscape.errors import InputError
 
 RULES = ("cone_gap", *LIPSCHITZ_RULES, *HEURISTIC_RULES, "slq_plateau")
 SPLITTINGS = ("base", "average")
+# Options that not every region, or not every rule, reads.
+OF_REGION = {"ascent_steps": ("adversarial",)}
+OF_RULE = dict.fromkeys(("points", "nodes", "splitting"), ("cone_gap",))
 
 
 @dataclass(frozen=True)
@@ -100,8 +104,8 @@ def check_inputs(options: DimensionOptions, has_trajectory: bool, has_preconditi
         raise InputError("the dynamics precond, and no other, needs --preconditioner")
 
 
-def check_given(options: DimensionOptions) -> None:
-    """Refuse what stands on the command line and would have no effect.
+def check_training(options: DimensionOptions) -> None:
+    """Refuse what the command line says of the training and would have no effect.
 
     Raises
     ------
@@ -113,6 +117,25 @@ def check_given(options: DimensionOptions) -> None:
         raise InputError("--lr has no effect under gradient flow without twin runs; leave it out, or use --dynamics gd")
     if options.momentum is not None and options.dynamics != "heavy_ball" and not options.twin_steps:
         raise InputError("--momentum has no effect here; leave it out, or use --dynamics heavy_ball")
+
+
+def check_given(options: DimensionOptions, given: Collection[str], n: int) -> None:
+    """Refuse what stands on the command line and would have no effect on n active coordinates.
+
+    Raises
+    ------
+    InputError
+        With the name of the flag and what it needs.
+    """
+    region = options.region or ("ball" if options.trajectory is None else "trajectory")
+    refuse_unused(given, OF_REGION, (region,), "region")
+    refuse_unused(given, OF_RULE, rules_of(options, dynamics_of(options)), "rule")
+    if not options.num_probes:
+        refuse_unused(given, {"time": ("1",)}, ("0",), "num_probes")
+    if "fast" in given and options.fast > max(n - 1, 1):
+        raise InputError(f"--fast {options.fast} leaves no slow direction: there are {n} active parameters")
+    if "smallest" in given and options.smallest > n - min(options.fast, max(n - 1, 1)):
+        raise InputError(f"--smallest {options.smallest} overlaps with --fast: there are {n} active parameters")
 
 
 def dynamics_of(options: DimensionOptions) -> Dynamics:

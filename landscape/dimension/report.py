@@ -3,34 +3,21 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 import xarray as xr
 
-from landscape.batches import target_of
 from landscape.dimension.base import MARKER_DEPTH, sizes
 from landscape.dimension.options import DimensionOptions, dynamics_of, rules_of
 from landscape.problem import Problem
+from landscape.sanity import describe_point
 
 _REFINEMENT = 8  # points along the ray on which the radius of a rule is bracketed
 
 
 def describe_problem(problem: Problem) -> list[str]:
     """Return the lines that say loss and accuracy of what is about to be measured, with a warning at chance level."""
-    accuracy = problem.accuracy()
-    shown = "" if accuracy is None else f", accuracy {accuracy:.4f}"
-    lines = [
-        f"measuring {problem.num_params:,} of {problem.num_params_total:,} parameters on {problem.num_examples:,} "
-        f"examples: loss {problem.loss():.6g}{shown}"
-    ]
-    targets = [target_of(batch).flatten() for batch in problem.batches]
-    if accuracy is not None and targets and not any(target.is_floating_point() for target in targets):
-        counts = torch.bincount(torch.cat(targets).clamp_min(0)).double()
-        chance = float(counts.max() / counts.sum())
-        if accuracy <= chance:
-            lines.append(
-                f"warning: the accuracy is at chance level ({chance:.4f}); is the preprocessing that of training?"
-            )
-    return lines
+    share = f"{problem.num_params:,} of {problem.num_params_total:,}"
+    what = f"measuring {share} parameters on {problem.num_examples:,} examples"
+    return [what, *describe_point(problem)]
 
 
 def num_products(options: DimensionOptions, n: int | None = None) -> dict[str, int]:

@@ -10,6 +10,7 @@ import xarray as xr
 
 from landscape import cli, figures, results, store
 from landscape.errors import InputError
+from landscape.figures.page import FORMATS
 
 DESCRIPTION = "Draw the figure of a stored result, or all figures of a run; the networks are not needed."
 EXAMPLE = (
@@ -29,6 +30,7 @@ class CommandOptions:
         help="figure (.png, .pdf, .svg; default: beside the result), or directory of the figures of a run",
         metavar="FILE|DIR",
     )
+    quiet: bool = cli.option(False, help="print nothing but the paths of the figures")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -38,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
     quantity = study.attrs.get("quantity", "study")
     if quantity == "study":
         folder = options.result / "figures" if options.result.is_dir() else options.result.with_suffix("")
-        return draw_study(study, options.out or folder)
+        return draw_study(study, options.out or folder, options.quiet)
     if quantity not in figures.FIGURES:
         raise InputError(
             f"{options.result} holds {quantity}, which has no figure; there are {', '.join(figures.FIGURES)}"
@@ -47,11 +49,13 @@ def main(argv: Sequence[str]) -> int:
     return cli.DONE
 
 
-def draw_study(study: xr.Dataset, folder: Path) -> int:
+def draw_study(study: xr.Dataset, folder: Path, quiet: bool = False) -> int:
     """Draw all figures of a study into a directory, as PDF and PNG, and say which are missing and why."""
+    if folder.is_file() or (folder.suffix.lower() in FORMATS and not folder.is_dir()):
+        raise InputError(f"--out {folder}: a study has many figures, so this must be a directory")
     drawn, missing = figures.study_figures(study)
     for name, reason in missing.items():
-        cli.log(f"no figure of {name}: {reason}")
+        cli.log(f"no figure of {name}: {reason}", quiet)
     if not drawn:
         raise InputError("the results allow no figure")
     for name, figure in drawn.items():

@@ -99,6 +99,7 @@ def main(argv: Sequence[str]) -> int:
     arguments, _ = cli.parse_arguments(cli.Parser("pruning gfs", DESCRIPTION, EXAMPLE), Arguments, argv)
     network, output = arguments.network, arguments.output
     threads = cli.apply_threads(output.threads)
+    _check(arguments)
     trainings = [[File.of(path) for path in paths] for paths in find_checkpoints(network.checkpoints)]
     first = checkpoints.read(trainings[0][0].path)
     data = checkpoints.open_data(first, network.of_problem())
@@ -112,8 +113,6 @@ def main(argv: Sequence[str]) -> int:
     fingerprint = store.fingerprint({"quantity": QUANTITY, **asked})
     beside = network.checkpoints if network.checkpoints.is_dir() else network.checkpoints.parent
     out = output.out or beside / "gfs.nc"
-    if output.keep is not None and output.subnetworks is None:
-        raise InputError("--keep belongs to --subnetworks")
     result = store.find_existing(out, fingerprint, output.force)
     if result is None or output.subnetworks is not None:
         started = time.perf_counter()
@@ -131,6 +130,16 @@ def main(argv: Sequence[str]) -> int:
     cli.show(describe(result), output.quiet)
     cli.show_paths(out, output.subnetworks)
     return cli.DONE
+
+
+def _check(arguments: Arguments) -> None:
+    """Refuse a size of subnetworks, or a memory, that means nothing."""
+    keep, largest = arguments.output.keep, arguments.selection.sizes[-1]
+    if keep is not None and arguments.output.subnetworks is None:
+        raise InputError("--keep belongs to --subnetworks")
+    if keep is not None and not 1 <= keep <= largest:
+        raise InputError(f"--keep must lie between 1 and the largest size, {largest}, not {keep}")
+    cli.memory_bytes(arguments.output.memory, 0)
 
 
 def find_checkpoints(path: Path) -> list[list[Path]]:
@@ -211,7 +220,7 @@ def _measure_one(checkpoint: Checkpoint, data: Data, loss: str, arguments: Argum
     if not isinstance(model, TwoLayer):
         raise InputError("neurons are selected from two_layer networks; gfs_channels selects channels of others")
     model.to(device, dtype)
-    memory = None if arguments.output.memory is None else arguments.output.memory * 2**30
+    memory = None if arguments.output.memory is None else cli.memory_bytes(arguments.output.memory, 0)
     neurons = neurons_of(model, data.x.to(device, dtype), memory)
     targets = loss_of(loss, data.y, model.output.out_features, neurons.hidden)
     order = np.argsort(-importance_of(model), kind="stable")

@@ -112,7 +112,8 @@ class Recipe:
 
 def main(argv: Sequence[str]) -> int:
     """Compute the cells that are missing, join what is there, and print the table of cells."""
-    arguments, _ = cli.parse_arguments(cli.Parser("pruning gfs_sweep", DESCRIPTION, EXAMPLE), Arguments, argv)
+    parser = cli.Parser("pruning gfs_sweep", DESCRIPTION, EXAMPLE, goes_on=True)
+    arguments, _ = cli.parse_arguments(parser, Arguments, argv)
     output = arguments.output
     cli.apply_threads(output.threads)
     device = checkpoints.resolve_device(output.device).type
@@ -137,6 +138,8 @@ def main(argv: Sequence[str]) -> int:
 
         outcomes = tasks.run(work, TaskOptions(output.workers, output.scheduler), report)
     tasks.raise_failures(outcomes)
+    if chosen != missing and len(missing) == len(specs) and not chosen:
+        return cli.DONE  # what is missing was listed, and there is nothing to join
     joined = join([_file(run.root, recipe, spec) for spec in specs])
     joined.attrs |= {"options": store.as_json(asdict(arguments) | {"output": None}), "seconds": None}
     joined.attrs["fingerprint"] = store.fingerprint({"quantity": QUANTITY, "joined": sorted(_names(joined))})

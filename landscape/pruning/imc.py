@@ -133,7 +133,7 @@ class Wanted:
 
 def main(argv: Sequence[str]) -> int:
     """Prune and train what is missing of a run, and print the conditions."""
-    parser = cli.Parser("pruning imc", DESCRIPTION, EXAMPLE)
+    parser = cli.Parser("pruning imc", DESCRIPTION, EXAMPLE, goes_on=True)
     a, _ = cli.parse_arguments(parser, Arguments, argv)
     wanted = Wanted(
         choices=choices_of(a.choice, a.base),

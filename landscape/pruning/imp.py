@@ -78,7 +78,7 @@ class Arguments:
 
 def main(argv: Sequence[str]) -> int:
     """Train what is missing of a run."""
-    parser = cli.Parser("pruning imp", DESCRIPTION, EXAMPLE)
+    parser = cli.Parser("pruning imp", DESCRIPTION, EXAMPLE, goes_on=True)
     arguments, _ = cli.parse_arguments(parser, Arguments, argv)
     output = arguments.output
     recipe = Recipe(arguments.training, arguments.pruning, output.threads)

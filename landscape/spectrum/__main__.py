@@ -13,7 +13,7 @@ from landscape.checkpoints import ProblemOptions
 from landscape.journal import Journal
 from landscape.spectrum.engines import DEFAULT_MEMORY, Effort
 from landscape.spectrum.measure import measure
-from landscape.spectrum.options import SpectrumOptions, plan
+from landscape.spectrum.options import SpectrumOptions, check_given, plan
 from landscape.spectrum.report import describe_plan, describe_problem, describe_result
 
 DESCRIPTION = "Measure the Hessian eigenspectrum and its gaps of a trained, possibly pruned, network."
@@ -32,7 +32,7 @@ class CommandOptions:
 
 def main(argv: Sequence[str]) -> int:
     """Measure as the arguments say; print the outcome and the paths of the files."""
-    options, _ = cli.parse_arguments(cli.Parser("spectrum", DESCRIPTION, EXAMPLE), CommandOptions, argv)
+    options, given = cli.parse_arguments(cli.Parser("spectrum", DESCRIPTION, EXAMPLE), CommandOptions, argv)
     run, quiet = options.run, options.run.quiet
     device = checkpoints.resolve_device(options.problem.device)
     parallel.init_from_environment(device)
@@ -41,6 +41,8 @@ def main(argv: Sequence[str]) -> int:
     checkpoint = checkpoints.read(options.checkpoint)
     data = checkpoints.open_data(checkpoint, options.problem)
     problem = checkpoints.problem_of(checkpoint, options.problem, data)
+    sizes = plan(options.spectrum, problem.num_params)
+    check_given(options.spectrum, given)
     memory = cli.memory_bytes(run.memory, DEFAULT_MEMORY)
     asked = {
         "checkpoint_sha256": checkpoint.sha256,
@@ -60,7 +62,6 @@ def main(argv: Sequence[str]) -> int:
     for line in describe_problem(problem, data):
         cli.log(line, quiet)
     if existing is None:
-        sizes = plan(options.spectrum, problem.num_params)
         cli.log(describe_plan(problem, sizes, options.spectrum, memory), quiet)
         store.check_writable(out)
         store.check_writable(figure)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
-from landscape.cli import option
+from landscape.cli import option, refuse_unused
 from landscape.errors import InputError
 
 CURVATURES = ("hessian", "ggn", "jtj")
@@ -13,6 +14,13 @@ ENGINES = ("krylov", "dense", "pyhessian")
 
 # Defaults of the Krylov engine; they shrink where the problem is smaller.
 LARGEST, SMALLEST, NUM_PROBES, DEPTH = 20, 5, 10, 80
+
+# Options that not every engine reads.
+READ_BY = {
+    **dict.fromkeys(("smallest", "num_probes", "depth", "deflate", "cross_fit"), ("krylov",)),
+    "largest": ("krylov", "pyhessian"),
+    "per_layer": ("krylov", "dense"),
+}
 
 # Eigenpairs that have not converged after so many products are returned as they are, flagged.
 PRODUCTS_PER_PAIR, PRODUCTS_SPARE = 10, 150
@@ -105,6 +113,18 @@ def plan(options: SpectrumOptions, n: int) -> Plan:
     if not largest + smallest + probes:
         raise InputError("nothing is left to measure: ask for eigenvalues (--largest) or for a density (--num-probes)")
     return Plan(largest, smallest, probes, min(DEPTH if options.depth is None else options.depth, n))
+
+
+def check_given(options: SpectrumOptions, given: Collection[str]) -> None:
+    """Refuse what stands on the command line and would have no effect; none (0) of something can always be honoured.
+
+    Raises
+    ------
+    InputError
+        With the name of the flag and what it needs.
+    """
+    given = {name for name in given if name not in ("smallest", "num_probes") or getattr(options, name)}
+    refuse_unused(given, READ_BY, (options.engine,), "engine")
 
 
 def _check(options: SpectrumOptions, n: int) -> None:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import numpy as np
 import xarray as xr
 
-from landscape import parallel
-from landscape.batches import target_of
 from landscape.datasets import Data
 from landscape.problem import Problem
+from landscape.sanity import describe_point
 from landscape.spectrum.layers import layer_slices
 from landscape.spectrum.memory import divide
 from landscape.spectrum.options import Plan, SpectrumOptions
@@ -21,36 +18,13 @@ ROWS = 10
 
 def describe_problem(problem: Problem, data: Data) -> list[str]:
     """Return the lines that say loss and accuracy of what is about to be measured, with warnings."""
-    accuracy = problem.accuracy()
-    shown = "" if accuracy is None else f", accuracy {accuracy:.4f}"
     share = problem.num_examples / max(data.split_size, 1)
     part = "all" if share == 1 else f"{share:.3g} of the"
-    lines = [
+    what = (
         f"measuring {problem.num_params:,} of {problem.num_params_total:,} parameters (kept {problem.kept:.4g}) "
-        f"on {problem.num_examples:,} examples, {part} {data.split} split of {data.name}",
-        f"loss {problem.loss():.6g}{shown}",
-    ]
-    chance = chance_level(problem)
-    if accuracy is not None and chance is not None and accuracy <= chance:
-        lines.append(
-            f"warning: accuracy {accuracy:.4f} is at chance level ({chance:.4f}); is the preprocessing that of "
-            "training (--normalize), and is this the right data?"
-        )
-    return lines
-
-
-def chance_level(problem: Problem) -> float | None:
-    """Return the accuracy of always answering the most frequent class, plus three standard errors."""
-    labels = [target_of(batch).flatten() for batch in problem.batches]
-    known = not any(target.is_floating_point() for target in labels)
-    counts = Counter(label for target in labels for label in target.tolist() if label >= 0) if known else None
-    ranks = parallel.gather(counts)
-    everywhere = sum((part for part in ranks if part is not None), Counter[int]())
-    if None in ranks or not everywhere:
-        return None
-    total = everywhere.total()
-    share = max(everywhere.values()) / total
-    return share + 3 * (share * (1 - share) / total) ** 0.5
+        f"on {problem.num_examples:,} examples, {part} {data.split} split of {data.name}"
+    )
+    return [what, *describe_point(problem)]
 
 
 def describe_plan(problem: Problem, sizes: Plan, options: SpectrumOptions, memory: int) -> str:

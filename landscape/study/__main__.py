@@ -16,7 +16,7 @@ from landscape.errors import InputError
 from landscape.relate import RelateOptions, relate
 from landscape.relate import describe as describe_relations
 from landscape.spectrum import SpectrumOptions
-from landscape.study import compare
+from landscape.study import compare, converged
 from landscape.study.adopt import adopt
 from landscape.study.compact import Compact, write_compact
 from landscape.study.measure import Effort, measure, status
@@ -69,7 +69,7 @@ class StatusArguments:
 
 def measure_main(argv: Sequence[str]) -> int:
     """Measure what is missing of a selection."""
-    parser = cli.Parser("study measure", "Measure what is missing of a run.", EXAMPLE)
+    parser = cli.Parser("study measure", "Measure what is missing of a run.", EXAMPLE, goes_on=True)
     arguments, given = cli.parse_arguments(parser, MeasureArguments, argv)
     decided = (*DECIDED["problem"], *(f"dimension_{name}" for name in DECIDED["dimension"]))
     refused = [name for name in decided if name in given]
@@ -96,7 +96,7 @@ def measure_main(argv: Sequence[str]) -> int:
         for request in done.missing:
             cli.show(f"  {request}", how.quiet)
     cli.show_paths(*done.written)
-    return cli.DONE
+    return converged.exit_code(converged.unconverged(run.root, done.written), how.quiet)
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def relate_main(argv: Sequence[str]) -> int:
     table = relate(results.open_study(arguments.run), arguments.options)
     table.attrs = {"fingerprint": store.fingerprint(asked), "options": store.as_json(asked["options"])}
     out = arguments.out or results.derived_path(arguments.run, "relate")
-    store.write(table, out, "relate", force=True)
+    store.write_derived(table, out, "relate")
     cli.show(describe_relations(table), arguments.quiet)
     cli.show_paths(out)
     return cli.DONE

@@ -9,6 +9,7 @@ from pathlib import Path
 import xarray as xr
 
 from landscape import results, store
+from landscape.errors import InputError
 from landscape.runs import Run
 
 
@@ -38,6 +39,8 @@ def write_compact(run: Run, out: Path, names: Sequence[str], how: Compact) -> xr
     """Write quantities of a run into one file, without bulky variables, and return what was written."""
     where = {} if how.num_examples is None else {"num_examples": how.num_examples}
     study = results.open_study(run.root, names, **where)
+    if unknown := sorted(set(how.keep) - set(map(str, study.data_vars))):
+        raise InputError(f"--keep {unknown[0]}: the study has no such variable")
     small = results.compact(study, how.keep)
     used = {name: results.used(run.root, name, **where) for name in names}
     asked = {"quantity": "study", "run": run.fingerprint, "keep": sorted(how.keep), "results": used}

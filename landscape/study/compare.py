@@ -106,7 +106,7 @@ def write(roots: Sequence[Path], out: Path | None = None) -> tuple[xr.Dataset, P
     asked = {"quantity": "comparison", "runs": [_identity(root) for root in roots]}
     table.attrs = {"fingerprint": store.fingerprint(asked), "options": store.as_json({"runs": names})}
     file = out or results.derived_path(roots[0], "comparison")
-    return table, store.write(table, file, "comparison", force=True)
+    return table, store.write_derived(table, file, "comparison")
 
 
 def _identity(root: Path) -> list[object]:

@@ -26,6 +26,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, Union
 
+from landscape.cli.checks import check_least
 from landscape.errors import InputError
 from landscape.pruning.imp import Extent
 from landscape.pruning.methods import PruneOptions, Recipe
@@ -155,6 +156,7 @@ def _arm(content: Table, label: str, own: Table, labels: list[str]) -> Arm:
         if key not in merged["training"]:
             raise InputError(f"[training] must say which {key}")
     threads = _typed(content.get("threads", 1), int, "threads")
+    check_least("threads", threads)
     training = build(TrainOptions, merged["training"], "training")
     pruning, extent = build(PruneOptions, merged["pruning"], "pruning"), build(Extent, merged["extent"], "extent")
     common = {group: _table(content, group) for group in option_groups()}
@@ -225,6 +227,7 @@ def build(cls: type[Options], table: Table, where: str) -> Options:
     for key, value in table.items():
         place = f"{where}.{key}"
         values[key] = _typed(value, hints[key], place)
+        check_least(key, values[key])
         choices = known[key].metadata.get("choices")
         given = values[key] if isinstance(values[key], tuple) else (values[key],)
         if choices and (wrong := [v for v in given if v not in choices]):

@@ -11,6 +11,7 @@ from landscape.checkpoints.problems import DEVICES
 from landscape.cli import option
 from landscape.errors import InputError
 from landscape.report import Page
+from landscape.study import converged
 from landscape.study import file as study_file
 from landscape.study.compact import Compact, write_compact
 from landscape.study.conduct import check_out, conduct, left_undone
@@ -47,7 +48,8 @@ class ReportArguments:
 def run_main(argv: Sequence[str]) -> int:
     """Train and measure what is missing of a study, and make its report."""
     description = "Train, measure, judge and draw what a study file asks for, as far as it is missing."
-    a, _ = cli.parse_arguments(cli.Parser("study run", description, RUN_EXAMPLE), RunArguments, argv)
+    parser = cli.Parser("study run", description, RUN_EXAMPLE, goes_on=True)
+    a, _ = cli.parse_arguments(parser, RunArguments, argv)
     study = study_file.read(a.study, a.device)
     out = a.out or Path("data/runs") / study.name
     check_out(out)
@@ -60,7 +62,8 @@ def run_main(argv: Sequence[str]) -> int:
     paths = [*_gather(study, out), _report(study, out, notes)]
     tasks.raise_failures(conducted.outcomes)
     cli.show_paths(*paths)
-    return cli.DONE
+    missed = [path for arm in study.arms for path in converged.unconverged(study.root(out, arm))]
+    return converged.exit_code(missed, a.quiet)
 
 
 def report_main(argv: Sequence[str]) -> int:

@@ -13,7 +13,7 @@ from landscape.checkpoints import ProblemOptions
 from landscape.journal import Journal
 from landscape.spectrum.report import describe_problem
 from landscape.volume.measure import measure
-from landscape.volume.options import CURVATURES, Effort, VolumeOptions, check
+from landscape.volume.options import CURVATURES, Effort, VolumeOptions, check, check_given
 from landscape.volume.report import describe_plan, describe_result
 
 DESCRIPTION = "Estimate the volume of the basin around a trained, possibly pruned, network."
@@ -35,7 +35,7 @@ class CommandOptions:
 
 def main(argv: Sequence[str]) -> int:
     """Measure as the arguments say; print the outcome and the paths of the files."""
-    options, _ = cli.parse_arguments(cli.Parser("volume", DESCRIPTION, EXAMPLE), CommandOptions, argv)
+    options, given = cli.parse_arguments(cli.Parser("volume", DESCRIPTION, EXAMPLE), CommandOptions, argv)
     run, quiet = options.run, options.run.quiet
     parallel.init_from_environment(checkpoints.resolve_device(options.problem.device))
     threads = cli.apply_threads(run.threads)
@@ -45,6 +45,7 @@ def main(argv: Sequence[str]) -> int:
     problem = checkpoints.problem_of(checkpoint, options.problem, data)
     chosen = replace(options.volume, curvature=options.curvature)
     check(chosen, problem.num_params)
+    check_given(chosen, given)
     memory = cli.memory_bytes(run.memory, Effort.memory)
     asked = {
         "checkpoint_sha256": checkpoint.sha256,

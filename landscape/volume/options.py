@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, fields
 
-from landscape.cli import option, parse_integer_list, parse_number_list
+from landscape.cli import option, parse_integer_list, parse_number_list, refuse_unused
 from landscape.errors import InputError
 from landscape.journal import Journal
 from landscape.volume.llc import SamplerOptions
@@ -23,6 +24,20 @@ LEAST = {
     **dict.fromkeys(("directions", "pilot", "trace_probes", "trace_depth", "noise_pairs", "flatness_probes"), 2),
     **dict.fromkeys(("degree", "rank", "diagonal_probes"), 1),
     **dict.fromkeys(("dense", "ascent_steps", "relax_steps", "shallow_products"), 0),
+}
+# Options that not every estimator reads.
+_DRAWN, _PRIOR = ("preconditioned", "gaussian_mass"), ("occam", "gaussian_mass")
+READ_BY = {
+    "directions": ("star", *_DRAWN),
+    **dict.fromkeys(("preconditioners", "shrinkage", "pilot", "degree"), _DRAWN),
+    "diagonal_probes": (*_DRAWN, "llc"),
+    "section_size": ("section",),
+    **dict.fromkeys(("prior_sd", "prior_factor"), _PRIOR),
+    "damping": ("occam",),
+    **dict.fromkeys(("fraction", "relax_steps"), ("prunable",)),
+    **dict.fromkeys(("rho", "noise_pairs", "ascent_steps"), ("sharpness",)),
+    "flatness_probes": ("flatness",),
+    **dict.fromkeys((field.name for field in fields(SamplerOptions)), ("llc",)),
 }
 
 
@@ -119,6 +134,18 @@ class Effort:
     memory: int = 4 << 30
     journal: Journal = field(default_factory=Journal)
     quiet: bool = True
+
+
+def check_given(options: VolumeOptions, given: Collection[str]) -> None:
+    """Refuse what stands on the command line and would have no effect.
+
+    Raises
+    ------
+    InputError
+        With the name of the flag and what it needs.
+    """
+    refuse_unused(given, READ_BY, options.estimators, "estimators")
+    refuse_unused(given, {"degree": ("polynomial",)}, options.preconditioners, "preconditioners")
 
 
 def check(options: VolumeOptions, n: int) -> None:

@@ -10,6 +10,7 @@ everything else to stderr.
 """
 
 import argparse
+import contextvars
 import dataclasses
 import os
 import sys
@@ -22,7 +23,32 @@ from typing import Any, Literal, NoReturn, TypeVar, Union
 
 from tqdm import tqdm
 
-from landscape.errors import InputError, MemoryLimitError
+from landscape.cli.checks import check_least, refuse_unused
+from landscape.cli.lists import parse_integer_list, parse_number_list
+from landscape.errors import InputError, MemoryLimitError, is_out_of_memory
+
+__all__ = [
+    "Parser",
+    "RunOptions",
+    "add_options",
+    "allow_tf32",
+    "apply_threads",
+    "exit_code",
+    "from_namespace",
+    "given",
+    "log",
+    "memory_bytes",
+    "option",
+    "parse_arguments",
+    "parse_integer_list",
+    "parse_number_list",
+    "progress",
+    "refuse_unused",
+    "run",
+    "show",
+    "show_paths",
+    "speaks",
+]
 
 Options = TypeVar("Options")
 Item = TypeVar("Item")
@@ -30,6 +56,8 @@ Item = TypeVar("Item")
 DONE, BAD_INPUT, NOT_CONVERGED, OUT_OF_MEMORY, INTERRUPTED = 0, 2, 3, 4, 130
 # torchrun ends all ranks as soon as one has left: the others leave the first one time to say what is wrong.
 GRACE = 2.0
+# What an interrupted command leaves behind, as `parse_arguments` learns it.
+KEPT: contextvars.ContextVar[str] = contextvars.ContextVar("kept", default="")
 
 
 def option(default: Any = dataclasses.MISSING, *, help: str, **metadata: Any) -> Any:
@@ -77,9 +105,12 @@ class Parser(argparse.ArgumentParser):
         What the command does.
     example
         A complete command line, shown below the help.
+    goes_on
+        Whether the same command goes on where it was interrupted.
     """
 
-    def __init__(self, module: str, description: str, example: str) -> None:
+    def __init__(self, module: str, description: str, example: str, goes_on: bool = False) -> None:
+        self.goes_on = goes_on
         super().__init__(
             prog=f"python -m landscape.{module}",
             description=description,
@@ -203,65 +234,26 @@ def given(namespace: argparse.Namespace) -> frozenset[str]:
 
 
 def parse_arguments(parser: Parser, cls: type[Options], argv: Sequence[str]) -> tuple[Options, frozenset[str]]:
-    """Add the options of ``cls`` to the parser, parse ``argv``, and return the options and the names given."""
-    add_options(parser, cls)
-    namespace = parser.parse_args(argv)
-    return from_namespace(cls, namespace), given(namespace)
-
-
-def parse_number_list(text: str) -> tuple[float, ...]:
-    """Return the numbers of a comma-separated list, in which ``a,b,...,z`` goes on geometrically from a and b to z.
+    """Add the options of ``cls`` to the parser, parse ``argv``, and return the options and the names given.
 
     Raises
     ------
     InputError
-        If an entry is no number, or the continuation does not meet z.
-
-    Examples
-    --------
-    >>> parse_number_list("8,16,...,64")
-    (8.0, 16.0, 32.0, 64.0)
+        If a word that means the same in every command (``--seed``, ``--threads``) has a value that means nothing.
     """
-    parts = [part.strip() for part in text.split(",")]
-    numbers: list[float] = []
-    for position, part in enumerate(parts):
-        if part == "...":
-            numbers += _continuation(numbers, parts[position + 1 :], text)
-        else:
-            numbers.append(_number(part, text))
-    return tuple(numbers)
+    add_options(parser, cls)
+    namespace = parser.parse_args(argv)
+    for name, value in vars(namespace).items():
+        check_least(name, value)
+    KEPT.set(_kept(parser))
+    return from_namespace(cls, namespace), given(namespace)
 
 
-def parse_integer_list(text: str) -> tuple[int, ...]:
-    """Return the whole numbers of a list as :func:`parse_number_list` reads it."""
-    numbers = parse_number_list(text)
-    if any(number != int(number) for number in numbers):
-        raise InputError(f"{text!r} has entries that are not whole numbers")
-    return tuple(int(number) for number in numbers)
-
-
-def _number(part: str, text: str) -> float:
-    try:
-        number = float(part)
-    except ValueError:
-        raise InputError(f"{text!r} is no list of numbers: {part!r} is none; write for example 8,16,...,512") from None
-    if abs(number) == float("inf") or number != number:
-        raise InputError(f"{text!r} has an entry that is not finite")
-    return number
-
-
-def _continuation(before: list[float], after: list[str], text: str) -> list[float]:
-    """Return the numbers that ``...`` stands for, the one after it excluded."""
-    if len(before) < 2 or not after or before[-2] <= 0 or before[-1] <= 0 or before[-1] == before[-2]:
-        raise InputError(f"{text!r}: ... needs two different positive numbers before it and one after it")
-    ratio, last, end = before[-1] / before[-2], before[-1], _number(after[0], text)
-    numbers: list[float] = []
-    while (last * ratio - end) * (1 if ratio > 1 else -1) < -1e-9 * abs(end):
-        last *= ratio
-        numbers.append(last)
-    if abs(last * ratio - end) > 1e-9 * abs(end):
-        raise InputError(f"{text!r}: going on with the ratio {ratio:g} does not meet {after[0]}")
-    return numbers
+def _kept(parser: Parser) -> str:
+    """Say how an interrupted command goes on, if it does."""
+    if any("--resume" in action.option_strings for action in parser._actions):
+        return "; what was saved is kept, --resume goes on from it"
+    return "; what is finished is kept, the same command goes on" if parser.goes_on else ""
 
 
 def apply_threads(threads: int | None) -> int:
@@ -272,8 +264,7 @@ def apply_threads(threads: int | None) -> int:
     import torch
 
     if threads is not None:
-        if threads < 1:
-            raise InputError(f"--threads must be at least 1, not {threads}")
+        check_least("threads", threads)
         torch.set_num_threads(threads)
         os.environ["OMP_NUM_THREADS"] = str(threads)
     return torch.get_num_threads()
@@ -370,6 +361,7 @@ def exit_code(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) 
 
     Other exceptions are bugs and go through.
     """
+    KEPT.set("")
     try:
         return main(argv) or DONE
     except InputError as error:
@@ -377,17 +369,11 @@ def exit_code(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) 
     except MemoryLimitError as error:
         return _fail(str(error), OUT_OF_MEMORY)
     except KeyboardInterrupt:
-        return _fail("interrupted; what was saved is kept, --resume goes on from it", INTERRUPTED)
+        return _fail(f"interrupted{KEPT.get()}", INTERRUPTED)
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         return _fail(f"out of memory: {error}; lower --memory or --batch-size", OUT_OF_MEMORY)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Tell memory errors: torch has its own for devices and a plain RuntimeError for the host."""
-    told = type(error).__name__ == "OutOfMemoryError" or "not enough memory" in str(error)
-    return told or isinstance(error, MemoryError)
 
 
 def _fail(message: str, code: int) -> int:
