@@ -267,8 +267,8 @@ def _stored_names(study: xr.Dataset, quantity: str) -> dict[str, str]:
         if own in study and word in (*shared, *SHARED):
             found[own] = word
         elif word in study and word in SHARED:
-            # over more labels than this quantity has, the fact is another quantity's
-            found |= {word: word} if set(study[word].dims) <= labels else {}
+            # over other labels than this quantity has, the fact is another quantity's
+            found |= {word: word} if set(study[word].dims) == labels else {}
         elif word in study and word not in shared:
             found[word] = word
     return found
