@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from landscape import imp_claims
 from landscape.decisions import HOLDS
@@ -114,6 +115,9 @@ def plot_ways_loss(study: xr.Dataset, ax: Axes, level: int | None = None) -> Axe
     low, high = ax.get_xlim()
     if low > 0 and high > WIDE * low:  # a narrow range on a log axis has labels that overlap
         ax.set_xscale("log")
+        ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        ax.xaxis.set_minor_formatter(NullFormatter())
     ax.set_xlabel(f"train loss at level {level} (nats)")
     return ax
 
@@ -238,5 +242,7 @@ def plot_renewal(study: xr.Dataset, ax: Axes) -> Axes:
     if not drawn:
         raise InputError("not measured: renewal of small weights (--quantities renewal)")
     ax.set_ylabel("weights below the threshold (%)")
-    ax.legend(fontsize=6)
+    ax.set_ylim(top=150)  # room for the legend: no fraction is above 100 %
+    ax.set_yticks([0, 25, 50, 75, 100])
+    ax.legend(fontsize=6, loc="upper left")
     return ax
