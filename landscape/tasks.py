@@ -14,6 +14,10 @@ from typing import Any
 from landscape.errors import InputError, MemoryLimitError, is_out_of_memory
 
 CONNECT_SECONDS = 30
+# The environment of a local worker. Dask's own would also have glibc give memory back at every chance, so that each
+# product of a network starts with page faults: 1.4 million instead of 0.05 for a spectrum of LeNet-300-100, a quarter
+# of its time.
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,7 +243,10 @@ def _client(options: TaskOptions) -> Iterator[Any]:
         with client:
             yield client
         return
-    settings = {"distributed.scheduler.allowed-failures": options.retries}
+    settings = {
+        "distributed.scheduler.allowed-failures": options.retries,
+        "distributed.nanny.pre-spawn-environ": ONE_THREAD,
+    }
     with dask.config.set(settings):
         cluster = LocalCluster(
             n_workers=options.workers,

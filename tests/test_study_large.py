@@ -90,11 +90,11 @@ def test_run_and_study_on_a_cuda_device(tmp_path: Path) -> None:
 
 @pytest.mark.bench
 def test_throughput_of_two_workers(tmp_path: Path) -> None:
-    training = TrainOptions(model="lenet_300_100", data="mnist", num_examples=5000, epochs=1, device="cpu")
+    training = TrainOptions(model="lenet_300_100", data="mnist", num_examples=10100, epochs=1, device="cpu")
     run = imp.train_run(tmp_path / "run", Recipe(training, PruneOptions()), Extent(levels=0, replicates=8))
     seconds = {}
     for workers in (1, 2):
-        chosen = options("cpu", 5000 + workers)  # other results, so that none is found
+        chosen = options("cpu", 10000 + workers)  # other results, so that none is found
         started = time.perf_counter()
         measure(run, Selection(quantities=("spectrum",)), chosen, Effort(TaskOptions(workers)))
         seconds[workers] = time.perf_counter() - started
