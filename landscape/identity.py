@@ -33,7 +33,14 @@ def attributes(problem: Problem, asked: Mapping[str, Any], fingerprint: str, thr
     return {
         "fingerprint": fingerprint,
         "options": store.as_json(asked),
-        "checkpoint_sha256": asked["checkpoint_sha256"],
+        **conditions(problem, asked["checkpoint_sha256"], threads),
+    }
+
+
+def conditions(problem: Problem, checkpoint_sha256: str | None, threads: int) -> dict[str, Any]:
+    """Return the attributes that say of what a result was measured, and on what."""
+    return {
+        "checkpoint_sha256": checkpoint_sha256,
         "data_sha256": problem.data_sha256,
         "dtype": str(problem.dtype).removeprefix("torch."),
         "device": device_name(problem.device),

@@ -249,7 +249,7 @@ def _word(verdict: str) -> str:
 def _cost(name: str, run: runs.Run) -> str:
     """Return hours and products by quantity."""
     files = [run.folder(cell) / "curves.nc" for cell in run.cells()]
-    trained = [float(store.open_result(file).attrs.get("seconds", np.nan)) for file in files if file.exists()]
+    trained = [float(store.attributes(file).get("seconds", np.nan)) for file in files if file.exists()]
     rows: list[list[str | float]] = [["training", float(len(trained)), float(np.nansum(trained)) / 3600, np.nan]]
     for quantity in results.quantities(run.root):
         index = results.index(run.root, quantity)
@@ -263,7 +263,7 @@ def _provenance(name: str, run: runs.Run) -> str:
     rows: list[list[str | float]] = [["run", run.fingerprint], ["report made by", store.as_json(store.provenance())]]
     for quantity in results.quantities(run.root):
         file = min(results.folder(run.root, quantity).glob("[!.i]*.nc"))
-        attrs = store.open_result(file).attrs
+        attrs = store.attributes(file)
         said = ("landscape_version", "git_commit", "versions", "dtype", "device", "threads", "data_sha256")
         rows.append([quantity, ", ".join(f"{key} {attrs[key]}" for key in said if key in attrs)])
     described = html.escape(json.dumps(run.description, indent=1, default=str))

@@ -9,6 +9,7 @@ files.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from landscape.schemas import LABELS, PLAIN
 
 LARGEST = 20_000
 INDEX = "index.nc"
+CONDITIONS = ("checkpoint_sha256", "data_sha256", "dtype", "device", "world_size", "threads", "batchnorm")
 # Facts of a point that are the same whatever is measured on the same examples.
 SHARED = ("loss", "accuracy", "gradient_norm", "num_params", "num_params_total", "kept", "num_examples")
 
@@ -77,11 +79,29 @@ def options(root: Path, quantity: str, fingerprints: Sequence[str]) -> list[dict
     """
     found: dict[str, dict[str, Any]] = {}
     for name in fingerprints:
-        asked = json.loads(store.open_result(folder(root, quantity) / f"{name}.nc").attrs["options"])
+        asked = json.loads(store.attributes(folder(root, quantity) / f"{name}.nc")["options"])
         asked = {name: value for name, value in asked.items() if isinstance(value, dict) or name == "threads"}
         entry = found.setdefault(store.as_json(asked), {**asked, "num_results": 0})
         entry["num_results"] += 1
     return list(found.values())
+
+
+def conditions(files: Sequence[Path]) -> dict[str, Any]:
+    """Return of what, on what and how long several results were measured, as attributes of what is made of them.
+
+    Where they differ, the different values are joined by commas; more than one checkpoint is named by the SHA-256 of
+    their sorted names; ``seconds`` is the sum. Cost: the attributes of each file are read.
+    """
+    attrs = [store.attributes(file) for file in files]
+    found: dict[str, Any] = {}
+    for name in CONDITIONS:
+        values = sorted({str(one[name]) for one in attrs if name in one})
+        if values:
+            found[name] = ",".join(values)
+    if "," in (names := found.get("checkpoint_sha256", "")):
+        found["checkpoint_sha256"] = hashlib.sha256(names.encode()).hexdigest()
+    found |= {name: int(found[name]) for name in ("threads", "world_size") if found.get(name, "").isdigit()}
+    return found | {"seconds": float(sum(one.get("seconds", 0.0) for one in attrs))}
 
 
 def index(root: Path, quantity: str) -> xr.Dataset:

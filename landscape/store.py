@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import h5netcdf
+import h5py
 import numpy as np
 import xarray as xr
 
@@ -190,6 +191,22 @@ def open_result(path: str | os.PathLike[str]) -> xr.Dataset:
     if dataset.attrs.get("quantity") not in ("study", *schemas.SCHEMAS) or "fingerprint" not in dataset.attrs:
         raise InputError(f"{file} is a netCDF file, but not a result of landscape")
     return dataset
+
+
+def attributes(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read the attributes of a result and nothing else, a hundred times as fast as opening it.
+
+    Raises
+    ------
+    InputError
+        If there is no file, or it is truncated or no netCDF-4 file.
+    """
+    try:
+        with h5py.File(path) as file:
+            # netCDF stores a number as a list of one
+            return {k: v.item() if isinstance(v, np.ndarray) and v.size == 1 else v for k, v in file.attrs.items()}
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{path} is missing, truncated or not a netCDF-4 file ({_first_line(error)})") from error
 
 
 def find_existing(path: str | os.PathLike[str], fingerprint: str, force: bool = False) -> xr.Dataset | None:

@@ -280,13 +280,7 @@ def main(argv: Sequence[str]) -> int:
         result.attrs |= {
             "fingerprint": store.fingerprint(asked),
             "options": store.as_json(asked),
-            "checkpoint_sha256": ",".join(str(checkpoint.sha256) for checkpoint in read),
-            "data_sha256": points[0].data_sha256,
-            "dtype": policy.dtype,
-            "device": points[0].device.type,
-            "world_size": 1,
-            "threads": threads,
-            "batchnorm": points[0].batchnorm,
+            **identity.conditions(points[0], ",".join(str(checkpoint.sha256) for checkpoint in read), threads),
             "seconds": time.monotonic() - started,
         }
         store.write(result, out, "surface", options.force)

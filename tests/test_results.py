@@ -240,3 +240,18 @@ def test_opening_a_study_of_a_thousand_results(tmp_path: Path) -> None:
     print(f"1,000 results: index built in {built:.1f} s, opened in {opened:.2f} s")
     assert study.sizes["replicate"] == 50
     assert opened < 2
+
+
+def test_conditions_of_several_results_are_those_of_each(tmp_path: Path) -> None:
+    files = []
+    for number, device in enumerate(("cpu", "cpu", "NVIDIA")):
+        result = xr.Dataset({"loss": 0.5 + number, "num_examples": 5})
+        result.attrs = {"fingerprint": f"a{number}", "options": "{}", "threads": 1, "device": device, "seconds": 2.0}
+        result.attrs["checkpoint_sha256"] = f"{number // 2:064d}"
+        files.append(store.write(result, tmp_path / f"{number}.nc", "convergence"))
+    alike, different = results.conditions(files[:2]), results.conditions(files)
+    assert alike == {"checkpoint_sha256": "0" * 64, "device": "cpu", "threads": 1, "seconds": 4.0}
+    assert different["device"] == "NVIDIA,cpu"
+    assert len(different["checkpoint_sha256"]) == 64
+    assert different["checkpoint_sha256"] != alike["checkpoint_sha256"]
+    assert different["seconds"] == 6.0

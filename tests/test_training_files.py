@@ -14,7 +14,7 @@ from helpers import ROOT
 from test_training import OPTIONS, random_mask, same
 from torch import nn
 
-from landscape import checkpoints
+from landscape import checkpoints, store
 from landscape.datasets import Data
 from landscape.errors import InputError
 from landscape.training import Branch, TrainOptions, train
@@ -43,6 +43,8 @@ def test_files_of_a_run(data: tuple[Data, Data | None], tmp_path: Path) -> None:
         (0, 2),
         (3, 12),
     ]
+    conditions = {"data_sha256", "dtype", "device", "world_size", "threads", "seconds", "batchnorm", "fingerprint"}
+    assert conditions <= store.attributes(tmp_path / "curves.nc").keys()
     last = files["minimum.pt"]
     assert (last.method, last.level, last.replicate, last.seed) == ("imp", 2, 1, 0)
     assert (last.model, last.data, last.normalize, last.loss) == ("mlp", "digits", "standard", "cross_entropy")

@@ -53,7 +53,6 @@ class Inputs:
     """The networks, and the data on which they are compared."""
 
     points: dict[str, Problem]
-    data: Data
     held_out: Data | None
 
 
@@ -108,7 +107,7 @@ def _opened(read: Mapping[str, Checkpoint], arguments: Arguments) -> Inputs:
     held_out = None
     if arguments.test and options.split == "train":
         held_out = checkpoints.open_data(first, replace(options, split="test", num_examples=None))
-    return Inputs(points, data, held_out)
+    return Inputs(points, held_out)
 
 
 def compare(read: Mapping[str, Checkpoint], inputs: Inputs, arguments: Arguments) -> xr.Dataset:
@@ -125,16 +124,8 @@ def compare(read: Mapping[str, Checkpoint], inputs: Inputs, arguments: Arguments
         )
     pairs = connectivity.choose_pairs(list(points), arguments.pairs)
     result = connectivity.measure(points, pairs, arguments.path, test)
-    result.attrs = {
-        "checkpoint_sha256": ",".join(str(checkpoint.sha256) for checkpoint in read.values()),
-        "data_sha256": inputs.data.sha256,
-        "dtype": options.dtype,
-        "device": str(some.device),
-        "world_size": 1,
-        "threads": torch.get_num_threads(),
-        "seconds": time.monotonic() - started,
-        "batchnorm": some.batchnorm,
-    }
+    names = ",".join(str(checkpoint.sha256) for checkpoint in read.values())
+    result.attrs = identity.conditions(some, names, torch.get_num_threads()) | {"seconds": time.monotonic() - started}
     return result
 
 

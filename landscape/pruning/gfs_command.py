@@ -120,7 +120,9 @@ def main(argv: Sequence[str]) -> int:
         result.attrs |= {
             "fingerprint": fingerprint,
             "options": store.as_json(asked),
+            "checkpoint_sha256": ",".join(str(file.sha256) for files in trainings for file in files),
             "data_sha256": data.sha256,
+            "world_size": 1,
             "threads": threads,
             "seconds": time.perf_counter() - started,
         }

@@ -180,6 +180,7 @@ def compute(root: Path, recipe: Recipe, spec: Spec) -> str:
         "loss": recipe.pretraining.loss,
         "threads": recipe.threads,
         "device": recipe.device,
+        "world_size": 1,
         "seconds": seconds,
     }
     store.write(cell, path, QUANTITY)

@@ -44,7 +44,10 @@ def write_compact(run: Run, out: Path, names: Sequence[str], how: Compact) -> xr
     small = results.compact(study, how.keep)
     used = {name: results.used(run.root, name, **where) for name in names}
     asked = {"quantity": "study", "run": run.fingerprint, "keep": sorted(how.keep), "results": used}
-    small.attrs = {
+    small.attrs = results.conditions(
+        [results.folder(run.root, name) / f"{result}.nc" for name in names for result in used[name]]
+    )
+    small.attrs |= {
         "fingerprint": store.fingerprint(asked),
         "options": store.as_json({"run": run.fingerprint, "description": run.description}),
         "measured": store.as_json({name: results.options(run.root, name, used[name]) for name in names}),

@@ -18,6 +18,7 @@ from landscape import (
     connectivity,
     controls,
     dimension,
+    identity,
     lanczos,
     masks,
     models,
@@ -69,16 +70,7 @@ def _point(job: Job) -> Point:
 
 def facts(point: Point, job: Job) -> dict[str, Any]:
     """Return the attributes that every result carries about its inputs."""
-    problem = point.problem
-    return {
-        "checkpoint_sha256": point.sha256,
-        "data_sha256": problem.data_sha256,
-        "dtype": str(problem.dtype).removeprefix("torch."),
-        "device": problem.device.type,
-        "world_size": 1,
-        "threads": job.options.threads,
-        "batchnorm": problem.batchnorm,
-    }
+    return identity.conditions(point.problem, point.sha256, job.options.threads)
 
 
 def spectrum_of(problem: Problem, job: Job) -> xr.Dataset:

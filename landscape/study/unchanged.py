@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import h5py
-
 from landscape import results, store
 from landscape.checkpoints import ProblemOptions
 from landscape.errors import InputError
@@ -59,10 +57,9 @@ def _stored(run: Run, quantity: str, options: ProblemOptions) -> tuple[Path, str
     for name in results.stamps(folder):
         file = folder / f"{name}.nc"
         try:
-            with h5py.File(file) as opened:  # only its attributes: xarray would look at every variable of it
-                attrs = dict(opened.attrs)
+            attrs = store.attributes(file)
             asked = json.loads(attrs["options"])
-        except (OSError, ValueError, KeyError, RuntimeError):
+        except (InputError, ValueError, KeyError):
             continue  # damaged files are reported where they are read
         if _sample(asked.get("problem", {})) == wanted and "data_sha256" in attrs:
             return file, str(attrs["data_sha256"])

@@ -339,7 +339,11 @@ class Session:
         attrs = {
             "fingerprint": self.fingerprint,
             "options": self._options_json,
+            "checkpoint_sha256": json.loads(self._options_json)["start_sha256"],
             "data_sha256": self.data.sha256,
+            "dtype": str(next(self.model.parameters()).dtype).removeprefix("torch."),
+            "batchnorm": "running",
+            "world_size": 1,
             "device": self.device.type,
             "threads": torch.get_num_threads(),
             "seconds": self.seconds,
