@@ -183,6 +183,19 @@ def test_a_compact_study_keeps_what_is_asked_for_and_drops_labels_without_values
     assert "path_loss" in results.compact(study, keep=("path_loss",))
 
 
+def test_a_compact_study_holds_so_many_eigenvalues(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = compacted(tmp_path, capsys, "--quantities", "spectrum")
+    (tmp_path / "small.nc").rename(tmp_path / "whole.nc")
+    words = ["compact", str(tmp_path / "run"), "--quantities", "spectrum", "--eigenvalues"]
+    assert cli.exit_code(main, [*words, "2", "--out", str(tmp_path / "two.nc")]) == cli.DONE
+    two = results.open_study(tmp_path / "two.nc")
+    assert two["eigen"].values.tolist() == [1, 2]
+    xr.testing.assert_equal(two["eigenvalue"], whole["eigenvalue"].sel(eigen=[1, 2]))
+    assert two.attrs["fingerprint"] != whole.attrs["fingerprint"]
+    assert cli.exit_code(main, [*words, "0", "--out", str(tmp_path / "none.nc")]) == cli.BAD_INPUT
+    assert "it must be at least 1" in capsys.readouterr().err
+
+
 def test_a_variable_to_keep_must_be_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = runs.create(tmp_path / "run", {"kind": "imp"})
     write(run.root)

@@ -169,6 +169,9 @@ class CompactArguments:
     out: Path = option(help="one file with all results", metavar="FILE")
     quantities: tuple[str, ...] | None = option(None, help="only these quantities", metavar="NAME")
     keep: tuple[str, ...] = option((), help="bulky variables that stay (paths, flows, ...)", metavar="VARIABLE")
+    eigenvalues: int | None = option(
+        None, help="how many eigenvalues of either end stay (default: all that any result holds)", metavar="K"
+    )
     num_examples: int | None = option(
         None, help="results on so many examples (default: the number of which there are most)", metavar="N"
     )
@@ -185,7 +188,7 @@ def compact_main(argv: Sequence[str]) -> int:
     measured = results.quantities(run.root)
     names = measured if a.quantities is None else words(a.quantities, measured, "--quantities")
     command = f"python -m landscape.study compact {shlex.join(argv)}"
-    small = write_compact(run, a.out, names, Compact(a.keep, a.num_examples, command, a.force))
+    small = write_compact(run, a.out, names, Compact(a.keep, a.eigenvalues, a.num_examples, command, a.force))
     cli.show(f"{len(small.data_vars)} variables, {a.out.stat().st_size / 2**20:.2f} MiB", a.quiet)
     cli.show_paths(a.out)
     return cli.DONE

@@ -21,6 +21,9 @@ class Compact:
     ----------
     keep
         Names of bulky variables that stay.
+    eigenvalues
+        How many eigenvalues of either end stay; None: all. Where results hold different numbers of them, the shorter
+        ones are padded.
     num_examples
         Which of several measurements of a cell are gathered; None as `landscape.results.open_study` chooses.
     command
@@ -30,6 +33,7 @@ class Compact:
     """
 
     keep: tuple[str, ...] = ()
+    eigenvalues: int | None = None
     num_examples: int | None = None
     command: str = ""
     force: bool = False
@@ -41,9 +45,16 @@ def write_compact(run: Run, out: Path, names: Sequence[str], how: Compact) -> xr
     study = results.open_study(run.root, names, **where)
     if unknown := sorted(set(how.keep) - set(map(str, study.data_vars))):
         raise InputError(f"--keep {unknown[0]}: the study has no such variable")
+    if how.eigenvalues is not None:
+        if how.eigenvalues < 1 or "eigen" not in study.dims:
+            raise InputError(
+                f"--eigenvalues {how.eigenvalues}: it must be at least 1, and the study must hold a spectrum"
+            )
+        study = study.sel(eigen=abs(study["eigen"]) <= how.eigenvalues)
     small = results.compact(study, how.keep)
     used = {name: results.used(run.root, name, **where) for name in names}
     asked = {"quantity": "study", "run": run.fingerprint, "keep": sorted(how.keep), "results": used}
+    asked |= {} if how.eigenvalues is None else {"eigenvalues": how.eigenvalues}
     small.attrs = results.conditions(
         [results.folder(run.root, name) / f"{result}.nc" for name in names for result in used[name]]
     )
