@@ -208,7 +208,7 @@ def open_study(root: str | Path, quantity: str | Sequence[str] | None = None, **
         stored = store.open_result(root)
         if where or stored.attrs["quantity"] != "study":
             raise InputError(f"{root} is no study of several results; choose by {where or 'labels'} in the run itself")
-        return _part(stored, names)
+        return _part(stored.transpose(..., *(label for label in LABELS if label in stored.dims)), names)
     chosen = list(names) if names is not None else quantities(root)
     if not chosen:
         raise InputError(f"{root} holds no results; measure some with python -m landscape.study measure {root}")
