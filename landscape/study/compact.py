@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import xarray as xr
 
@@ -53,7 +54,7 @@ def write_compact(run: Run, out: Path, names: Sequence[str], how: Compact) -> xr
         study = study.sel(eigen=abs(study["eigen"]) <= how.eigenvalues)
     small = results.compact(study, how.keep)
     used = {name: results.used(run.root, name, **where) for name in names}
-    asked = {"quantity": "study", "run": run.fingerprint, "keep": sorted(how.keep), "results": used}
+    asked: dict[str, Any] = {"quantity": "study", "run": run.fingerprint, "keep": sorted(how.keep), "results": used}
     asked |= {} if how.eigenvalues is None else {"eigenvalues": how.eigenvalues}
     small.attrs = results.conditions(
         [results.folder(run.root, name) / f"{result}.nc" for name in names for result in used[name]]
