@@ -7,10 +7,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 
+from landscape import store
 from landscape.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def keep_timings(table: xr.Dataset, name: str, asked: dict[str, Any]) -> Path:
+    """Write the Dataset of a benchmark, with the provenance of every other result, where ``make bench`` keeps them."""
+    table.attrs |= {**store.provenance(), "fingerprint": store.fingerprint({"benchmark": name, **asked})}
+    table.attrs |= {"options": store.as_json(asked), "device": "cpu", "dtype": "float32", "world_size": 1}
+    path = ROOT / "data" / "results" / f"bench_{name}.nc"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table.to_netcdf(path, engine=store.ENGINE)
+    return path
 
 
 def as_array(values: Any) -> np.ndarray:

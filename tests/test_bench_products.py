@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from helpers import ROOT
+from helpers import keep_timings
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -228,9 +228,8 @@ def test_products(subject: Subject) -> None:
         **facts,
         **{f"reach, {name}": value for name, value in subject.reach.items()},
     }
-    path = ROOT / "data" / "results" / f"bench_products_{subject.name}.nc"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table.to_netcdf(path, engine="h5netcdf")
+    asked = {"num_examples": subject.num_examples, "threads": THREADS, "rounds": ROUNDS}
+    path = keep_timings(table, f"products_{subject.name}", asked)
     print(f"\n{subject.name}, {subject.num_examples} examples, {THREADS} threads, {CLOCK.__name__}")
     print(f"{'one vector':26}{'seconds':>9}{'forwards':>10}{'gradients':>11}{'  +- (iqr)':10}{'/ retained':>11}")
     for name in table["method"].values:

@@ -18,7 +18,7 @@ import pytest
 import scipy.sparse.linalg
 import torch
 import xarray as xr
-from helpers import ROOT
+from helpers import ROOT, keep_timings
 from test_bench_products import PEERS, SUBJECTS, THREADS, Subject, installed, settings, timed
 
 from landscape import archives, checkpoints, lanczos, operators, stochastic
@@ -181,7 +181,4 @@ def tell(name: str, rows: dict[str, tuple[float, float]], facts: dict[str, float
         print(f"{row:45}{float(one['seconds']):10.1f} s{float(one['num_products']):8.0f}{float(one['ratio']):8.2f}")
     for key, value in table.attrs.items():
         print(f"{key}: {value}")
-    path = ROOT / "data" / "results" / f"bench_{name}.nc"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table.to_netcdf(path, engine="h5netcdf")
-    print(path)
+    print(keep_timings(table, name, {"examples": EXAMPLES, "threads": THREADS}))
