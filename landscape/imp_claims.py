@@ -54,7 +54,6 @@ from landscape.imp_evidence import (
     difference,
     earlier_pair,
     error_above_imp,
-    logarithm,
     pick,
     spectral_pair,
     test_error,
@@ -309,12 +308,6 @@ def _small_weights(study: xr.Dataset) -> list[Finding]:
         chosen = [r for r in values["removal"].values.tolist() if r.startswith(kind)]
         return values.sel(removal=chosen).mean("removal")
 
-    def ratio(name: str, kind: str) -> Values:
-        upper, lower = of(name, kind), of(name, "smallest")
-        if upper is None or lower is None:
-            return None
-        return logarithm(upper.where(upper > 0) / lower.where(lower > 0)).dropna("level", how="all")
-
     rows = (
         ("small_weights_cost_less", "the smallest weights cost less than random ones", ("loss_increase", "random")),
         (
@@ -324,10 +317,16 @@ def _small_weights(study: xr.Dataset) -> list[Finding]:
         ),
         ("small_weights_are_flat", "the loss is flat along small weights", ("step_curvature", "random")),
     )
+    # Differences, not ratios: an increase or a curvature may be negative, and no level may drop out for its sign.
     return [
         finding
-        for claim, statement, place in rows
-        for finding in order_claim(claim, statement, PAUL, Evidence(ratio(*place), labels={"control": "raw"}))
+        for claim, statement, (name, kind) in rows
+        for finding in order_claim(
+            claim,
+            statement,
+            PAUL,
+            Evidence(difference(of(name, kind), of(name, "smallest")), labels={"control": "raw"}),
+        )
     ]
 
 

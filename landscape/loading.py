@@ -7,6 +7,8 @@ import importlib
 import inspect
 import pickle
 import warnings
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +73,11 @@ def torch_file(path: str | Path, what: str = "checkpoint") -> Any:
     if not file.is_file():
         raise InputError(f"there is no {what} {file}")
     try:
+        _check_sums(file, what)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns about TorchScript archives before it refuses them
             return torch.load(file, map_location="cpu", weights_only=True)
-    except MemoryError:
+    except (MemoryError, InputError):
         raise
     except pickle.UnpicklingError as error:
         if _is_pickle(file) and "truncated" not in str(error):
@@ -84,6 +87,19 @@ def torch_file(path: str | Path, what: str = "checkpoint") -> Any:
         if "TorchScript" in str(error):
             raise InputError(_needs_code(file, what)) from error
         raise InputError(f"{file} is not a {what}: it is truncated or no file of torch.save") from error
+
+
+def _check_sums(file: Path, what: str) -> None:
+    """Refuse a file of which a part differs from its checksum, which torch writes and does not read."""
+    if not zipfile.is_zipfile(file):
+        return
+    with zipfile.ZipFile(file) as archive:
+        try:
+            damaged = archive.testzip()
+        except (zipfile.BadZipFile, zlib.error) as error:
+            raise InputError(f"{file} is damaged ({error}); remove it or restore it") from error
+    if damaged is not None:
+        raise InputError(f"{file} is no sound {what}: its part {damaged} is damaged; remove it or restore it")
 
 
 def _is_pickle(file: Path) -> bool:

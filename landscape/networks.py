@@ -94,6 +94,14 @@ def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     return x if bias is None else x + bias
 
 
+def as_dtype(given: torch.dtype | str | None) -> torch.dtype | None:
+    """Return the dtype that is meant by itself or by its name."""
+    found = getattr(torch, given, given) if isinstance(given, str) else given
+    if found is not None and found not in (torch.float32, torch.float64):
+        raise InputError(f"the dtype must be float32 or float64, not {given}")
+    return found
+
+
 def private_copy(model: nn.Module) -> tuple[nn.Module, dict[str, Tensor]]:
     """Copy a model and make the reparametrisation of ``torch.nn.utils.prune`` permanent in the copy.
 
@@ -101,6 +109,8 @@ def private_copy(model: nn.Module) -> tuple[nn.Module, dict[str, Tensor]]:
     -------
     The copy, and the masks of the modules that were pruned so (parameter name -> 0/1 tensor).
     """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"the model is a {type(model).__name__}, not a torch.nn.Module; only commands read files")
     memo: dict[int, Any] = {}
     for module in model.modules():
         for value in vars(module).values():

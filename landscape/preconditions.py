@@ -74,6 +74,7 @@ def evaluate_preconditions(root: str | Path, theory: str) -> xr.Dataset:
     asked = {"quantity": "preconditions", "theory": theory, **inputs(root)}
     judged: xr.Dataset = judge.evaluate(results.open_study(root, quantity)) if own is None else own(root)
     judged.attrs = {
+        **results.conditions_of(root),
         "theory": theory,
         "fingerprint": store.fingerprint(asked),
         "options": store.as_json({"theory": theory, "run": asked["run"]}),

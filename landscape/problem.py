@@ -18,11 +18,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from landscape import batches as data_batches
-from landscape import losses, masks, parallel
+from landscape import losses, masks, networks, parallel
 from landscape.batches import TARGET_NAMES, Batch, batch_length
 from landscape.errors import InputError
 from landscape.losses import ExampleLoss, Loss
-from landscape.networks import batchnorms, private_copy, second_order_kernels, start_recalibration, use_batch_statistics
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class ProblemSettings:
     subspace: Mapping[str, Tensor] | None = None
     weight_decay: float = 0.0
     batchnorm: str = "running"
-    dtype: torch.dtype | None = None
+    dtype: torch.dtype | str | None = None
     device: torch.device | str | None = None
     batch_size: int = 250
 
@@ -121,14 +120,15 @@ class Problem:
         Cost: one forward pass over the data, which finds the count, and shape errors before anything long starts.
         """
         settings = settings or ProblemSettings()
+        model, pruned = networks.private_copy(model)
         if any(isinstance(m, nn.modules.dropout._DropoutNd) and m.training and m.p > 0 for m in model.modules()):
             raise InputError("the model has dropout in training mode, so its loss is random; call model.eval() first")
-        model, pruned = private_copy(model)
         mask = {**pruned, **(mask or {})}
         reference = next((p for p in model.parameters() if p.is_floating_point()), None)
         if reference is None:
             raise InputError("the model has no parameters")
-        dtype, device = settings.dtype or reference.dtype, torch.device(settings.device or reference.device)
+        dtype = networks.as_dtype(settings.dtype) or reference.dtype
+        device = torch.device(settings.device or reference.device)
         model = model.to(device=device, dtype=dtype).eval()
         size = settings.batch_size
         if settings.batchnorm != "batch":  # there the loss depends on the batches
@@ -292,7 +292,7 @@ class Problem:
     def gradient_sum(self) -> Tensor:
         """Return the gradient of the sum of the losses of this rank's batches, ``(n,)`` float64."""
         total = torch.zeros(self.num_params, dtype=torch.float64, device=self.device)
-        with second_order_kernels(self.model), torch.enable_grad():
+        with networks.second_order_kernels(self.model), torch.enable_grad():
             for batch in self.batches:
                 leaves = {name: p.detach().requires_grad_() for name, p in self.parameters.items()}
                 value = self.batch_loss(leaves, batch)[0]
@@ -305,7 +305,7 @@ class Problem:
         """Return the mean loss, the accuracy and the count."""
         parameters = self.parameters if theta is None else self.parameters_at(theta)
         sums = torch.zeros(4, dtype=torch.float64, device=self.device)
-        with parallel.together(), second_order_kernels(self.model):
+        with parallel.together(), networks.second_order_kernels(self.model):
             for batch in self.batches:
                 sums += torch.stack(self._batch_values(parameters, batch))
         total, count, hits, targets = parallel.sum_ranks(sums).tolist()
@@ -347,7 +347,7 @@ class Problem:
     @torch.no_grad()
     def _with_batchnorm(self, policy: str, batches: tuple[Batch, ...]) -> Problem:
         """Put the BatchNorm policy into force on the private copy; every rank recalibrates on all ``batches``."""
-        norms = batchnorms(self.model, policy)
+        norms = networks.batchnorms(self.model, policy)
         if not norms:
             return self
         if policy == "running":
@@ -357,9 +357,9 @@ class Problem:
             self, batchnorm=policy, constants={n: t for n, t in self.constants.items() if n not in statistics}
         )
         if policy == "batch":
-            use_batch_statistics(norms)
+            networks.use_batch_statistics(norms)
             return rest
-        start_recalibration(norms)
+        networks.start_recalibration(norms)
         for batch in batches:
             rest.raw_outputs(self.parameters, batch)
         self.model.eval()

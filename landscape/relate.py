@@ -94,7 +94,7 @@ def scalars(study: xr.Dataset) -> dict[str, xr.DataArray]:
             if label in values.dims:
                 if value not in values[label].values:
                     break
-                values = values.sel({label: value})
+                values = values.sel({label: value}, drop=True)
         rest = [str(d) for d in values.dims if d not in CELL]
         if not set(CELL) <= set(values.dims) or not set(rest) <= set(SPLIT):
             continue
@@ -102,7 +102,7 @@ def scalars(study: xr.Dataset) -> dict[str, xr.DataArray]:
             if "test" in place and name.startswith(LABELLED):
                 continue
             suffix = f"[{', '.join(map(str, place))}]" if place else ""
-            found[f"{name}{suffix}"] = values.sel(dict(zip(rest, place, strict=True))).transpose(*CELL)
+            found[f"{name}{suffix}"] = values.sel(dict(zip(rest, place, strict=True)), drop=True).transpose(*CELL)
     return found
 
 

@@ -104,6 +104,13 @@ def conditions(files: Sequence[Path]) -> dict[str, Any]:
     return found | {"seconds": float(sum(one.get("seconds", 0.0) for one in attrs))}
 
 
+def conditions_of(root: Path) -> dict[str, Any]:
+    """Return the conditions of all results of a run, or of a compact study's file."""
+    if root.is_file():
+        return {name: value for name, value in store.attributes(root).items() if name in CONDITIONS}
+    return conditions([file for name in quantities(root) for file in _files(folder(root, name))])
+
+
 def index(root: Path, quantity: str) -> xr.Dataset:
     """Return the gathered results of a quantity over ``result``; only new and changed files are read.
 

@@ -139,10 +139,11 @@ def create(root: Path, description: Mapping[str, Any]) -> Run:
         with store.atomic_path(file) as temporary:
             temporary.write_text(text + "\n")
     run = read(root)  # another process may have been faster, with a description of its own
+    there, here = _leaves(run.description), _leaves(wanted)
     changed = [
-        f"{key} is {_short(run.description.get(key))} there and {_short(wanted.get(key))} here"
-        for key in sorted({*wanted, *run.description})
-        if run.description.get(key) != wanted.get(key)
+        f"{key} is {_short(there.get(key))} there and {_short(here.get(key))} here"
+        for key in sorted({*there, *here})
+        if there.get(key) != here.get(key)
     ]
     if changed:
         raise InputError(f"{root} was started with another description ({'; '.join(changed)}); choose another --out")
@@ -171,6 +172,14 @@ def read(root: Path) -> Run:
     if store.fingerprint(description) != fingerprint:
         raise InputError(f"{file} was edited: its description no longer has the fingerprint {fingerprint}")
     return Run(root, description)
+
+
+def _leaves(description: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Return the entries of nested tables by their dotted names."""
+    found: dict[str, Any] = {}
+    for key, value in description.items():
+        found |= _leaves(value, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value}
+    return found
 
 
 def _short(value: Any) -> str:

@@ -8,6 +8,7 @@ computed again, and one that differs is not overwritten unless told so.
 import contextlib
 import dataclasses
 import functools
+import glob
 import hashlib
 import json
 import math
@@ -41,7 +42,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path beside ``path`` (same suffix) to write to, and rename it to ``path`` once that succeeded.
 
     Missing directories are made. The file is flushed to the disk before it is renamed; if anything fails, it is removed
-    and ``path`` is as it was.
+    and ``path`` is as it was. What a killed process left of an earlier attempt at ``path`` on this machine is removed.
 
     Raises
     ------
@@ -49,13 +50,14 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         If the directory cannot be written or the disk is full.
     """
     target = Path(path)
-    temporary = target.with_name(f".{secrets.token_hex(4)}-{target.name}")
+    temporary = target.with_name(f".{_machine()}.{os.getpid()}.{secrets.token_hex(4)}-{target.name}")
     try:
         _make_directory(target.parent)
         yield temporary
         _flush(temporary)
         temporary.replace(target)
         _flush(target.parent)
+        _sweep(target)
     except OSError as error:
         raise InputError(f"cannot write {target}: {error.strerror or _first_line(error)}") from error
     except RuntimeError as error:
@@ -65,6 +67,31 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@functools.cache
+def _machine() -> str:
+    """Return a short name of this machine: numbers of processes mean something only on their own."""
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:6]
+
+
+def _sweep(target: Path) -> None:
+    """Remove temporary files for ``target`` whose processes, of this machine, are no more."""
+    for left in target.parent.glob(f".{_machine()}.*-{glob.escape(target.name)}"):
+        number = left.name.split(".")[2]
+        with contextlib.suppress(OSError):
+            if number.isdigit() and not _is_alive(int(number)):
+                left.unlink()
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:

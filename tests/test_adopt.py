@@ -92,6 +92,18 @@ def test_a_manifest_becomes_a_run_that_is_measured(tmp_path: Path) -> None:
     assert before == {file.name: store.file_sha256(file) for file in manifest.parent.iterdir()}
 
 
+def test_methods_with_a_start_of_their_own_bring_it(tmp_path: Path) -> None:
+    manifest = write_files(tmp_path / "theirs")
+    torch.save(mlp(5).state_dict(), manifest.parent / "fresh.pt")
+    torch.save(mlp(6).state_dict(), manifest.parent / "trained.pt")
+    lines = ["path,mask,method,level,point", "dense.pt,,imp,0,minimum", "sparse.pth,mask.npz,imp,1,minimum"]
+    lines += ["fresh.pt,mask.npz,random_init,1,rewind", "trained.pt,mask.npz,random_init,1,minimum"]
+    manifest.write_text("\n".join(lines))
+    run = adopt(manifest, tmp_path / "run", WHAT)
+    start = point_of(run, Cell(0, "random_init", 1), "rewind", OPTIONS.problem).problem.tensors()["fc1.weight"]
+    torch.testing.assert_close(start[:, ::3], mlp(5).state_dict()["fc1.weight"].double()[:, ::3])
+
+
 def test_adopting_again_changes_nothing_and_changed_files_are_noticed(tmp_path: Path) -> None:
     manifest = write_files(tmp_path / "theirs")
     first = adopt(manifest, tmp_path / "run", WHAT)
@@ -150,7 +162,7 @@ def test_a_directory_of_open_lth(tmp_path: Path) -> None:
         ("path,level\n", "has no rows"),
         ("path,level\ndense.pt,x", "row 2: level must be a whole number"),
         ("path,level,point\ndense.pt,0,projected", "must be minimum, rewind, or epoch"),
-        ("path,level,point\ndense.pt,1,rewind", "belongs to imp at level 0"),
+        ("path,level,point\ndense.pt,1,rewind", "only random_init, "),
         ("path,level,method\ndense.pt,1,../up", "letters, digits and _"),
         ("path,level\nnowhere.pt,0", "no checkpoint"),
         ("path,level\ndense.pt,0\nstart.pt,0", "two files are the minimum"),

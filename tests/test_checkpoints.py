@@ -226,6 +226,10 @@ def damaged_files(folder: Path) -> dict[str, str]:
     whole = (folder / "own.pt").read_bytes()
     (folder / "short.pt").write_bytes(whole[: len(whole) // 2])
     (folder / "text.pt").write_text("weights")
+    place = whole.index(
+        next(iter(OWN.state_dict.values())).numpy().tobytes()[:16]
+    )  # one bit of a weight: torch would not notice
+    (folder / "flipped.pt").write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
     (folder / "empty.pt").write_bytes(b"")
     safetensors.torch.save_file(STATE, folder / "cut.safetensors")
     (folder / "cut.safetensors").write_bytes((folder / "cut.safetensors").read_bytes()[:50])
@@ -241,6 +245,7 @@ def damaged_files(folder: Path) -> dict[str, str]:
         "missing.pt": "there is no checkpoint",
         "missing.safetensors": "there is no checkpoint",
         "short.pt": "truncated",
+        "flipped.pt": "is damaged; remove it or restore it",
         "text.pt": "truncated or no file of torch.save",
         "empty.pt": "truncated",
         "cut.safetensors": "truncated",

@@ -75,8 +75,10 @@ def with_spectra(run: Run, tmp_path: Path) -> Path:
     for level, trace in ((0, 3.0), (1, 5.0)):
         labels = {"method": "imp", "level": level, "replicate": 0, "point": "minimum", "control": "raw"}
         facts = {"trace": trace, "kept": 0.5, "loss": 0.25, "num_examples": 7}
-        data = {name: np.array(value) for name, value in facts.items()}
-        coords = {name: np.array(value) for name, value in {**labels, "curvature": "hessian"}.items()}
+        # first a variable that has a label of its own, of which the table takes one place
+        data: dict[str, object] = {"eigenvalue": ("eigen", [2 * trace, trace])}
+        data |= {name: np.array(value) for name, value in facts.items()}
+        coords = {name: np.array(value) for name, value in {**labels, "curvature": "hessian", "eigen": [1, 2]}.items()}
         fingerprint = store.fingerprint({"quantity": "spectrum", **labels})
         result = xr.Dataset(data, coords, {"fingerprint": fingerprint, "options": "{}", "seconds": 1.0})
         store.write(result, results.folder(root, "spectrum") / f"{fingerprint}.nc", "spectrum")
@@ -89,6 +91,8 @@ def test_what_was_measured_of_the_solutions_comes_along(run: Run, tmp_path: Path
     table = store.open_result(root / "results" / "comparison.nc")
     found = table["solution"].sel({"directory": "run", "scalar": "trace[hessian]", "method": "imp"})
     np.testing.assert_array_equal(found.sel(level=[0, 1]), [3, 5])
+    leading = table["solution"].sel({"directory": "run", "scalar": "eigenvalue[1, hessian]", "method": "imp"})
+    np.testing.assert_array_equal(leading.sel(level=[0, 1]), [6, 10])
     both = compare.compare([root, shutil.copytree(run.root, tmp_path / "other")])
     assert both["solution"].sel({"directory": "other"}).isnull().all()
 

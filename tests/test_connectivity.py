@@ -104,6 +104,18 @@ def test_projection_distance_is_the_length_of_the_pruning_step():
     np.testing.assert_allclose(result["shared_distance"], 0.0)
     np.testing.assert_allclose(result["layer_distance"], [[(0.5**2 + 0.2**2) ** 0.5]])
     assert result["pair"].values.tolist() == ["minimum -> projected"]
+    needed = {"fingerprint", "options", "checkpoint_sha256", "data_sha256", "dtype", "device", "world_size", "threads"}
+    assert needed | {"seconds", "batchnorm", "landscape_version", "git_commit"} <= result.attrs.keys()
+
+
+def test_models_and_dtypes_are_told_from_what_is_none() -> None:
+    data = (torch.eye(4), torch.ones(4, 1))
+    twins = [linear(torch.ones(1, 4)), linear(torch.zeros(1, 4))]
+    assert connectivity.measure_connectivity(twins, "mse", data, dtype="float64", **FEW).attrs["dtype"] == "float64"
+    with pytest.raises(InputError, match="the dtype must be float32 or float64, not bfloat16"):
+        connectivity.measure_connectivity(twins, "mse", data, dtype="bfloat16", **FEW)
+    with pytest.raises(InputError, match="the model is a str"):
+        connectivity.measure_connectivity(["a.pt", "b.pt"], "mse", data, **FEW)
 
 
 def test_cosine_of_displacements_from_a_reference():

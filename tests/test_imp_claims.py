@@ -116,6 +116,14 @@ def test_the_barrier_of_one_shot_pruning_can_fail() -> None:
     assert words(study)["one_shot_barrier", "", "raw"] == FAILS
 
 
+def test_levels_at_which_pruning_lowers_the_loss_count_too() -> None:
+    study = planted(1.0)
+    study["loss_increase"].loc[{"removal": "smallest"}] *= -1  # no logarithm, and all the cheaper
+    assert words(study)["small_weights_cost_less", "", "raw"] == HOLDS
+    study["loss_increase"].loc[{"removal": ["random_0", "random_1"]}] *= -3
+    assert words(study)["small_weights_cost_less", "", "raw"] == FAILS
+
+
 def test_nothing_planted_is_seldom_given_a_word() -> None:
     given = []
     for seed in range(8):

@@ -36,6 +36,9 @@ def test_a_changed_description_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"another description \(lr is 0\.1 there and 0\.2 here\)"):
         runs.create(tmp_path, {**DESCRIPTION, "lr": 0.2})
     assert (tmp_path / "run.json").read_bytes() == before
+    nested = runs.create(tmp_path / "nested", {"training": {"epochs": 2, "lr": 0.1, "data": "d" * 200}}).root
+    with pytest.raises(InputError, match=r"\(training.epochs is 2 there and 3 here\)"):
+        runs.create(nested, {"training": {"epochs": 3, "lr": 0.1, "data": "d" * 200}})
 
 
 def test_a_damaged_and_an_edited_description_are_told_apart(tmp_path: Path) -> None:

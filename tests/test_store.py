@@ -120,6 +120,18 @@ def test_the_same_question_finds_its_answer_and_another_is_refused(tmp_path: Pat
     assert store.open_result(path).attrs["fingerprint"] == "abd"
 
 
+def test_what_a_killed_process_left_is_swept_away_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    with store.atomic_path(tmp_path / "a.nc") as own:
+        own.write_text("whole")
+        place = own.name.split(".")
+        names = {number: ".".join([*place[:2], str(number), *place[3:]]) for number in (dead.pid, os.getppid())}
+        for name in names.values():
+            (tmp_path / name).write_text("half")
+    assert sorted(os.listdir(tmp_path)) == sorted(["a.nc", names[os.getppid()]])
+
+
 def test_a_file_of_someone_else_is_not_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "thesis.nc"
     path.write_text("three years of work")

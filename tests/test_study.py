@@ -297,6 +297,15 @@ def test_null_linear_regression_has_the_same_spectrum_at_minimum_and_projected(l
         np.testing.assert_allclose(tuned, values.sel(point="minimum"), atol=1e-10)
 
 
+def test_data_without_a_test_split_are_compared_on_what_there_is(linear: Run) -> None:
+    own = ProblemOptions(dtype="float64", device="cpu", data=linear.description["training"]["data"], examples="first")
+    selection = Selection(quantities=("connectivity", "barrier_matrix"), levels=(1, 2), methods=("imp",))
+    measure(linear, selection, replace(OPTIONS, problem=own), HERE)
+    study = results.open_study(linear.root, "connectivity")
+    assert study["split"].values.tolist() == ["train"]
+    assert study["barrier_loss"].notnull().any()
+
+
 def test_newton_decrement_is_twice_the_loss_above_the_minimum_of_a_quadratic(linear: Run) -> None:
     problem = ProblemOptions(
         dtype="float64", device="cpu", data=linear.description["training"]["data"], examples="first"

@@ -217,6 +217,7 @@ def test_dropout_has_a_stream_of_its_own(data: tuple[Data, Data | None]) -> None
         ({"optimizer": "adam"}, "--momentum belongs to --optimizer sgd"),
         ({"milestones": (3,)}, "need each other"),
         ({"schedule": "milestones"}, "need each other"),
+        ({"lr_drop": 0.5}, "--lr-drop belongs to --schedule milestones"),
         ({"checkpoint_steps": (1,)}, "give a directory"),
         ({"loss": "hinge"}, "unknown loss"),
         ({"loss": "bce"}, "do not fit targets"),

@@ -54,7 +54,11 @@ class ProblemOptions:
     params: str | None = _flag(None, "measure only the parameters that match", metavar="GLOB")
     mask: str = _flag("auto", "pruning mask; auto: the checkpoint's", metavar="auto|none|FILE")
     subspace: Path | None = _flag(None, "measure only these coordinates, at the unmoved point", metavar="FILE")
-    batchnorm: str = _flag("running", "statistics of BatchNorm", choices=("running", "batch", "recalibrate"))
+    batchnorm: str = _flag(
+        "running",
+        "statistics of BatchNorm (default: running; between networks recalibrate)",
+        choices=("running", "batch", "recalibrate"),
+    )
     dtype: str = _flag("float32", "precision of the products", choices=tuple(DTYPES))
     device: str = _flag("auto", "device", choices=DEVICES)
     batch_size: int = _flag(BATCH_SIZE, "examples in one pass", metavar="B")

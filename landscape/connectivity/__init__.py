@@ -6,6 +6,7 @@ weights at zero. How a segment is walked is in `landscape.connectivity.barriers`
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from itertools import combinations, pairwise
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
+from landscape import identity
 from landscape.batches import Batch, as_batches
 from landscape.connectivity.barriers import PathOptions, Predictions, predict, summarise, walk
 from landscape.errors import InputError
@@ -234,4 +236,10 @@ def measure_connectivity(
         parsed = PathOptions(**options)
     except TypeError as error:
         raise InputError(f"unknown option: {error}") from error
-    return measure(points, pairs, parsed, tuple(test))
+    started = time.monotonic()
+    result = measure(points, pairs, parsed, tuple(test))
+    asked = {"path": parsed, "pairs": pairs, "points": {name: identity.state_sha256(p) for name, p in points.items()}}
+    result = identity.labelled(result, first, "connectivity", asked)
+    names = ",".join(identity.state_sha256(point) for point in points.values())
+    result.attrs |= {"quantity": "connectivity", "checkpoint_sha256": names, "seconds": time.monotonic() - started}
+    return result

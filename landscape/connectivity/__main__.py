@@ -66,6 +66,8 @@ def main(argv: Sequence[str]) -> int:
     threads = cli.apply_threads(arguments.output.threads)
     problem = arguments.problem if "batchnorm" in given else replace(arguments.problem, batchnorm="recalibrate")
     arguments = replace(arguments, problem=problem, path=replace(arguments.path, seed=problem.seed))
+    if twice := [path for path in arguments.checkpoint if arguments.checkpoint.count(path) > 1]:
+        raise InputError(f"{twice[0]} is named twice; give each checkpoint once")
     read = {_name(path, arguments.checkpoint): checkpoints.read(path) for path in arguments.checkpoint}
     inputs = _opened(read, arguments)
     some = next(iter(inputs.points.values()))

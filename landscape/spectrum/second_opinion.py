@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from landscape.errors import InputError
-from landscape.problem import Problem, second_order_kernels
+from landscape.networks import second_order_kernels
+from landscape.problem import Problem
 
 MOST_STEPS = 1000
 TRACE_TOLERANCE = 1e-3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -152,8 +153,10 @@ def relate_main(argv: Sequence[str]) -> int:
     parser = cli.Parser("study relate", description, "python -m landscape.study relate data/runs/lenet")
     arguments, _ = cli.parse_arguments(parser, RelateArguments, argv)
     asked = {"quantity": "relate", "options": arguments.options, **preconditions.inputs(arguments.run)}
+    started = time.monotonic()
     table = relate(results.open_study(arguments.run), arguments.options)
-    table.attrs = {"fingerprint": store.fingerprint(asked), "options": store.as_json(asked["options"])}
+    table.attrs = results.conditions_of(arguments.run) | {"seconds": time.monotonic() - started}
+    table.attrs |= {"fingerprint": store.fingerprint(asked), "options": store.as_json(asked["options"])}
     out = arguments.out or results.derived_path(arguments.run, "relate")
     store.write_derived(table, out, "relate")
     cli.show(describe_relations(table), arguments.quiet)

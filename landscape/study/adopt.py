@@ -1,8 +1,10 @@
 """``python -m landscape.study adopt MANIFEST.csv``: other people's checkpoints as a run that can be measured.
 
 The manifest has one row a file, with the columns ``path`` and ``level``, and where needed ``mask``, ``method`` (default
-imp), ``replicate`` (0), ``point`` (``minimum``, ``rewind``, or ``epoch`` with the column ``epoch``). Paths are relative
-to the manifest. The files are linked and hashed, never rewritten; what was not saved stays absent, and what needs it is
+imp), ``replicate`` (0), ``point`` (``minimum``, ``rewind``, or ``epoch`` with the column ``epoch``). The rewind point
+is one a replicate, that of imp at level 0, from which the others follow by their masks; methods with a start of their
+own (``random_init``) may have theirs at any level. Projected points follow from minima and masks. Paths are relative to
+the manifest. The files are linked and hashed, never rewritten; what was not saved stays absent, and what needs it is
 not measured.
 
 Recipes: a directory ``lottery_*`` of open_lth is taken in place of a manifest (its ``mask.pth`` and ``model_*.pth`` of
@@ -23,6 +25,7 @@ from landscape import checkpoints, masks, models, runs, store
 from landscape.checkpoints import ProblemOptions
 from landscape.errors import InputError
 from landscape.runs import Cell, Run
+from landscape.study.points import OWN_START
 
 COLUMNS = ("path", "mask", "method", "level", "replicate", "point", "epoch")
 _NAME = re.compile(r"^[A-Za-z0-9_]+$")
@@ -118,8 +121,11 @@ def _row(line: dict[str, str | None], where: str, base: Path) -> Row:
     if point not in ("minimum", "rewind", "epoch") or (point == "epoch") != ("epoch" in numbers):
         raise InputError(f"{where}: the point must be minimum, rewind, or epoch with a number, not {point!r}")
     cell = Cell(numbers["replicate"], method, numbers["level"])
-    if point == "rewind" and (cell.level, method) != (0, "imp"):
-        raise InputError(f"{where}: the rewind point belongs to imp at level 0 (it is the same for all levels)")
+    if point == "rewind" and (cell.level, method) != (0, "imp") and method not in OWN_START:
+        raise InputError(
+            f"{where}: the rewind point of {method} is imp's at level 0 under its mask; only "
+            f"{', '.join(OWN_START)} start elsewhere"
+        )
     mask = base / text["mask"] if text.get("mask") else None
     return Row(base / text["path"], cell, point, mask, numbers.get("epoch"))
 

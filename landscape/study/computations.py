@@ -30,6 +30,7 @@ from landscape import (
 from landscape.alignment import Frame
 from landscape.batches import Batch, as_batches
 from landscape.checkpoints import Checkpoint, ProblemOptions
+from landscape.datasets import NoTestSplitError
 from landscape.dimension.options import with_training
 from landscape.dimension.trajectory import Trajectory, training_of
 from landscape.errors import InputError
@@ -144,10 +145,13 @@ def _path(problem: Problem, job: Job) -> tuple[Checkpoint, Trajectory]:
 
 
 def test_batches(job: Job, like: Problem) -> Sequence[Batch]:
-    """Return the whole test split in the precision of a problem."""
+    """Return the whole test split in the precision of a problem; none where the data have none."""
     options = replace(job.options.problem, split="test", num_examples=None)
     own = read(job.run.minimum(job.request.cell))
-    data = open_data(own, options)
+    try:
+        data = open_data(own, options)
+    except NoTestSplitError:
+        return ()
     x = models.as_inputs(like.model, data.x)
     return tuple(as_batches((x, data.y), options.batch_size, like.dtype, like.device))
 

@@ -78,6 +78,8 @@ def check(options: TrainOptions) -> None:
         raise InputError("--momentum belongs to --optimizer sgd")
     if (options.schedule == "milestones") != bool(options.milestones):
         raise InputError("--milestones and --schedule milestones need each other")
+    if options.schedule != "milestones" and options.lr_drop != TrainOptions.lr_drop:
+        raise InputError("--lr-drop belongs to --schedule milestones")
 
 
 class Schedule:
