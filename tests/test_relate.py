@@ -122,7 +122,9 @@ def test_leading_eigenvalue_and_volume_are_scalars_and_counts_are_not() -> None:
         num_products=(place, rng.standard_normal((8, 4, 3, 1, 1, 1))),
         distance=(("pair", *place[:3]), rng.standard_normal((2, 8, 4, 3))),
     ).assign_coords(eigen=[1, 2], sampler=["star"], pair=["rewind -> projected", "rewind -> minimum"])
-    names = set(relate.scalars(study))
+    found = relate.scalars(study)
+    assert all(set(values.coords) == set(relate.CELL) for values in found.values())
+    names = set(found)
     assert {"eigenvalue[1, hessian]", "relative_noise_tolerance[star, hessian]", "distance[rewind -> minimum]"} <= names
     assert not names & {"num_products[hessian]", "eigenvalue[2, hessian]", "distance[rewind -> projected]"}
 
