@@ -132,7 +132,9 @@ def plot_chain(study: xr.Dataset, ax: Axes, control: str = "raw", most: int = 20
         plot_level(mean, ax, label=label, color=colour, marker=marker)
     ax.set_yscale("log")
     ax.set_ylabel(f"geometric mean of the top {size}\n({UNIT})")
-    ax.legend(fontsize=6)
+    low, high = ax.get_ylim()
+    ax.set_ylim(low, high * (high / low) ** 0.3)
+    ax.legend(fontsize=6, ncols=2, loc="upper center", columnspacing=1.0)
     return ax
 
 
@@ -161,7 +163,9 @@ def plot_ratios(study: xr.Dataset, ax: Axes) -> Axes:
         raise InputError("not measured: eigenvalues of two points of a level (--quantities spectrum)")
     ax.axhline(0, color="0.4", linewidth=0.7)
     ax.set_ylabel("mean log ratio over IMP minimum")
-    ax.legend(fontsize=5.5)
+    low, high = ax.get_ylim()
+    ax.set_ylim(low, high + 0.5 * (high - low))  # room for up to eight labels
+    ax.legend(fontsize=5, ncols=2, loc="upper center", columnspacing=1.0)
     return ax
 
 
