@@ -36,6 +36,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def test_cells_of_both_commands_are_compared(run: Run) -> None:
     table = compare.compare([run.root])
+    stored = store.attributes(next(results.folder(run.root, "pruning").glob("[!.i]*.nc")))
+    assert {"checkpoint_sha256", "data_sha256", "dtype", "device", "threads", "batchnorm"} <= stored.keys()
     methods = {"imp", "imc_reconstructed_forced", "imc_reconstructed_forced_shuffled", "snip", "snip_shuffled"}
     assert set(table["method"].values.tolist()) == methods | {"random_layerwise"}
     at = table.sel({"directory": "run", "level": 2})

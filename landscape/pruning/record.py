@@ -67,7 +67,8 @@ def write(run: Run, cell: Cell, extra: Mapping[str, Any] | None = None, model: n
         found[variable] = value if isinstance(value, bool) else float(value)
     labels = {"method": np.array(cell.method), "level": np.array(cell.level), "replicate": np.array(cell.replicate)}
     found = found.assign_coords(labels)
-    found.attrs = {"fingerprint": name, "options": store.as_json(asked), "checkpoint_sha256": end.sha256}
+    trained = {key: curves.attrs[key] for key in results.CONDITIONS if key in curves.attrs}
+    found.attrs = {**trained, "fingerprint": name, "options": store.as_json(asked), "checkpoint_sha256": end.sha256}
     return store.write(found, file, "pruning", force=True)
 
 
