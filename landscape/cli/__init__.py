@@ -55,7 +55,7 @@ Item = TypeVar("Item")
 
 DONE, BAD_INPUT, NOT_CONVERGED, OUT_OF_MEMORY, INTERRUPTED = 0, 2, 3, 4, 130
 # torchrun ends all ranks as soon as one has left: the others leave the first one time to say what is wrong.
-GRACE = 2.0
+GRACE = 30
 # What an interrupted command leaves behind, as `parse_arguments` learns it.
 KEPT: contextvars.ContextVar[str] = contextvars.ContextVar("kept", default="")
 
