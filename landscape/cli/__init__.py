@@ -55,7 +55,7 @@ Item = TypeVar("Item")
 
 DONE, BAD_INPUT, NOT_CONVERGED, OUT_OF_MEMORY, INTERRUPTED = 0, 2, 3, 4, 130
 # torchrun ends all ranks as soon as one has left: the others leave the first one time to say what is wrong.
-GRACE = 30
+GRACE = 2.0
 # What an interrupted command leaves behind, as `parse_arguments` learns it.
 KEPT: contextvars.ContextVar[str] = contextvars.ContextVar("kept", default="")
 
@@ -379,6 +379,8 @@ def exit_code(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) 
 def _fail(message: str, code: int) -> int:
     """Print the message as one line and return the code; ranks other than the first say which one they are."""
     rank = os.environ.get("RANK", "0")
-    print("error:" if rank == "0" else f"rank {rank}: error:", " ".join(message.split()), file=sys.stderr, flush=True)
+    who = "" if rank == "0" else f"rank {rank}: "
+    sys.stderr.write(f"{who}error: {' '.join(message.split())}\n")  # at once, or lines of several ranks mix
+    sys.stderr.flush()
     time.sleep(0 if rank == "0" else GRACE)
     return code
